@@ -1,0 +1,41 @@
+"""Which team this process works for, and what its memories are called.
+
+Every program of the flock belongs to one team and is told which by `FLOCK_TEAM`, so that the same
+file runs under `python`, `blackboard run`, compose and Kubernetes alike.
+"""
+
+import os
+
+from blackboard import Agent
+from blackboard.errors import SettingsError
+from blackboard.subjects import check_name
+
+VERSION = "1"
+
+
+def setting(name: str) -> str | None:
+    """Read one of the flock's own settings; None when it is unset or empty."""
+    return os.environ.get(name) or None  # noqa: TID251 - a program reads its own settings
+
+
+def _team() -> str:
+    team = setting("FLOCK_TEAM")
+    if team is None:
+        raise SettingsError("set FLOCK_TEAM to the team this agent works for, such as 'exceptions'")
+    return check_name("FLOCK_TEAM", team)
+
+
+TEAM = _team()
+QUESTION = f"docs.question.{TEAM}"
+"""What the team is asked: {"question", "folder"}."""
+RECEIPT = f"docs.read.{TEAM}"
+"""What the reader did about it: {"put", "kept", "retired", "left_out"}."""
+SECTION = f"docs.section.{TEAM}"
+SUMMARY = f"docs.summary.{TEAM}"
+"""Summaries of sections, and the outline that says which of them make the report."""
+REPORT = f"docs.report.{TEAM}"
+
+
+def agent(role: str) -> Agent:
+    """Declare this team's agent for a role; the team is in its name, as it is in its topics."""
+    return Agent(f"{TEAM}-{role}", version=VERSION)

@@ -1,0 +1,633 @@
+"""The blackboard: the public face of one board under one agent's name.
+
+It holds no state of its own but its parts: the log that writes and reads, the reader that fills
+content in, the writer that keeps the rules. Inside a handler the same class writes into the
+handler's draft (`bound`), so that there is one interface to learn.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from blackboard.claim import Make, Once
+from blackboard.codec import Json
+from blackboard.draft import Binding, Draft
+from blackboard.errors import BlackboardError, InvalidError
+from blackboard.jetstream import Client
+from blackboard.messages import Cost, Memory
+from blackboard.session import Desk, Session, open_session
+from blackboard.settings import Limits, load
+from blackboard.subjects import (
+    ANSWERS,
+    ANY_AGENT,
+    ONCE,
+    Pattern,
+    Ref,
+    check_topic,
+    reference_filter,
+)
+from blackboard.telemetry import (
+    CREATE_MEMORY,
+    DELETE_MEMORY,
+    GET_MEMORY,
+    ONCE_MEMORY,
+    READS,
+    UPDATE_MEMORY,
+)
+from blackboard.view import LIMIT, View, open_view
+from blackboard.watch import Since, replay, wait_for, watch
+from blackboard.writer import Writer, compose
+
+RefLike = Ref | Memory | str
+
+
+class Blackboard:
+    """One board, as one agent sees it. Open it with `Blackboard.open` or `Blackboard.local`.
+
+    Safe to use from many tasks of one event loop at once. Methods raise the errors of
+    `blackboard.errors`; every one of them may raise `UnavailableError` when the broker does not
+    answer: reads after 5 s, writes after 10 s. The connection comes back by itself.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        desk: Desk,
+        *,
+        draft: Draft | None = None,
+        binding: Binding | None = None,
+    ) -> None:
+        self.session = session
+        self.log = desk.log
+        self.journal = desk.journal
+        self.telemetry = desk.log.telemetry
+        self.draft = draft
+        self._desk = desk
+        self._reader = desk.reader if draft is None else desk.reader.through(draft)
+        self._writer = Writer(desk.log, self._reader, draft, binding)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        url: str | None = None,
+        board: str | None = None,
+        agent: str = "reader",
+        *,
+        create: bool = True,
+        limits: Limits | None = None,
+    ) -> AsyncGenerator["Blackboard"]:
+        """Open a board, making it when it is not there; close the connection on leaving.
+
+        Args:
+            url: The broker's addresses, separated by commas; None: $BLACKBOARD_URL, else the local
+                stack of $BLACKBOARD_DATA, which is started when it does not run.
+            board: None: $BLACKBOARD_BOARD, else `main`.
+            agent: The name on what is written. Without credentials the broker takes it on trust.
+            create: False raises instead of making the board.
+            limits: What a board that is made may hold.
+
+        Raises:
+            SettingsError: An address, the token, or the data directory cannot be used.
+            UnavailableError: No broker answers there.
+            NotFoundError: There is no such board and `create` is False.
+        """
+        settings = load()
+        if url is not None:
+            settings = msgspec.structs.replace(settings, url=url)
+        name = board or settings.board
+        async with open_session(
+            settings, name, agent, limits=limits or Limits(), create=create
+        ) as session:
+            yield cls(session, session.desk(name, agent))
+
+    @classmethod
+    @asynccontextmanager
+    async def local(
+        cls,
+        data_dir: Path | str | None = None,
+        board: str | None = None,
+        agent: str = "reader",
+    ) -> AsyncGenerator["Blackboard"]:
+        """Open a board of the local stack, starting the stack when it does not run.
+
+        It ends when its last user has left, unless `blackboard up` holds it.
+
+        Args:
+            data_dir: Where it keeps its data; None: $BLACKBOARD_DATA, else `.blackboard`.
+            board: None: $BLACKBOARD_BOARD, else `main`.
+            agent: The name on what is written.
+
+        Raises:
+            SettingsError: The directory cannot be used, or the broker's program is not installed.
+        """
+        settings = msgspec.structs.replace(load(), url=None)
+        if data_dir is not None:
+            settings = msgspec.structs.replace(settings, data_dir=Path(data_dir))
+        name = board or settings.board
+        async with open_session(settings, name, agent, limits=Limits(), create=True) as session:
+            yield cls(session, session.desk(name, agent))
+
+    @property
+    def name(self) -> str:
+        """The board's name."""
+        return self.log.board
+
+    @property
+    def agent(self) -> str:
+        """The name on what is written here."""
+        return self.log.agent
+
+    @property
+    def url(self) -> str:
+        """Where the broker is, without the secret."""
+        return self.session.url
+
+    @property
+    def connection(self) -> Client:
+        """The NATS client, for what this interface does not offer."""
+        return self.session.connection.client
+
+    def sibling(self, board: str | None = None, agent: str | None = None) -> "Blackboard":
+        """Another board, or another name, over the same connection; the board is made on first use.
+
+        Raises:
+            InvalidError: `board` or `agent` cannot be a name.
+        """
+        desk = self.session.desk(board or self.name, agent or self.agent)
+        return Blackboard(self.session, desk)
+
+    def bound(self, draft: Draft, binding: Binding) -> "Blackboard":
+        """This board inside a handler: writes go into its draft, outputs name its input."""
+        return Blackboard(self.session, self._desk, draft=draft, binding=binding)
+
+    # Writing
+
+    async def put(
+        self,
+        topic: str,
+        content: Json,
+        *,
+        key: str | None = None,
+        kind: str | None = None,
+        access: str | None = None,
+        session: str | None = None,
+        user: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        priority: float | None = None,
+        sources: Sequence[RefLike] = (),
+        links: Sequence[RefLike] = (),
+        ttl: timedelta | None = None,
+        happened: datetime | None = None,
+        cost: Cost | None = None,
+        text: str | None = None,
+        expected: int | None = None,
+        now: bool = False,
+    ) -> Ref:
+        """Put a memory on the board; it is on disk, and under way to its readers, on return.
+
+        In a handler it joins the handler's batch instead, and is stored when the handler returns.
+
+        Args:
+            topic: Tokens of A-Z, a-z, 0-9, _ and - joined by dots; `once` and `answers` are taken.
+            content: Any JSON value, up to 256 MiB, or a `Memory` whose fields the arguments replace.
+            key: Makes it shared state at this key: the next revision of what is there, whoever put
+                it. Without it the memory is new and only this agent may revise it.
+            kind: note, or a word of your own.
+            access: The access label; `shared`, in a handler that of its inputs, or what the key has.
+            session: The job or conversation it belongs to.
+            user: The data subject, for erasure.
+            tags: Names and values, both str.
+            priority: 0 to 1.
+            sources: What it was made from. Pinned to the revision they have now.
+            links: See also.
+            ttl: At least 1 s; a revision inherits it and may lengthen it.
+            happened: When the event was, with time zone.
+            cost: What it took to make.
+            text: What to index when content is not a string.
+            expected: With key: the revision that must be the newest; 0 means absent or gone.
+            now: In a handler: store at once, with an id of its own.
+
+        Returns:
+            The reference, with the revision it was `written` at.
+
+        Raises:
+            InvalidError: An argument breaks a rule; the text names it.
+            LabelError: The key lies under another label.
+            ConflictError: The key moved past `expected`.
+            TooLargeError: Content above 256 MiB, or the other fields above 900 KiB.
+            BoardFullError: No room.
+        """
+        self._reserved(topic)
+        memory = compose(
+            content,
+            kind=kind,
+            session=session,
+            user=user,
+            tags=None if tags is None else dict(tags),
+            priority=priority,
+            sources=_refs(sources) or None,
+            links=_refs(links) or None,
+            happened=happened,
+            cost=cost,
+            text=text,
+        )
+        with self.telemetry.span(CREATE_MEMORY, attributes={"blackboard.topic": topic}):
+            return await self._writer.put(
+                topic, memory, key=key, access=access, ttl=ttl, expected=expected, now=now
+            )
+
+    async def put_many(
+        self,
+        topic: str,
+        contents: Sequence[Json],
+        *,
+        kind: str | None = None,
+        access: str | None = None,
+        session: str | None = None,
+        user: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        priority: float | None = None,
+        sources: Sequence[RefLike] = (),
+        ttl: timedelta | None = None,
+    ) -> list[Ref]:
+        """Put new memories, in order, in atomic batches of up to 1,000 (and about 32 MiB).
+
+        Args and errors as in `put`. When a later batch fails, the earlier ones are stored.
+        """
+        self._reserved(topic)
+        memories = [
+            compose(
+                content,
+                kind=kind,
+                session=session,
+                user=user,
+                tags=None if tags is None else dict(tags),
+                priority=priority,
+                sources=_refs(sources) or None,
+            )
+            for content in contents
+        ]
+        attributes = {"blackboard.topic": topic, "gen_ai.memory.record.count": len(memories)}
+        with self.telemetry.span(CREATE_MEMORY, attributes=attributes):
+            return await self._writer.put_many(topic, memories, access=access, ttl=ttl)
+
+    async def revise(
+        self,
+        ref: RefLike,
+        content: Json,
+        *,
+        expected: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        sources: Sequence[RefLike] = (),
+        ttl: timedelta | None = None,
+        cost: Cost | None = None,
+    ) -> Ref:
+        """Put the next revision of a memory that is there; its other fields stay.
+
+        Args:
+            ref: Shared state, or a memory of this agent.
+            content: The new content, or a `Memory` that takes its place as it is.
+            expected: The revision that must be the newest; None revises whatever is there.
+            tags: In place of those it has.
+            sources: In place of those it has.
+            ttl: Lengthens its life, from now.
+            cost: What the revision took to make.
+
+        Raises:
+            ConflictError: It moved past `expected`; get it again and decide again.
+            NotFoundError: It is not there, or expired.
+            GoneError: It was taken back.
+            InvalidError: It belongs to another agent, or the ttl would be shortened.
+        """
+        target = _ref(ref)
+        given = {
+            "tags": None if tags is None else dict(tags),
+            "sources": _refs(sources) or None,
+            "cost": cost,
+        }
+
+        def change(live: Memory) -> Memory:
+            if isinstance(content, Memory):
+                return compose(content, **given)
+            plain = msgspec.structs.replace(live, content=content, content_of=None, blob=None)
+            return compose(plain, **given)
+
+        with self.telemetry.span(UPDATE_MEMORY, attributes={"blackboard.topic": target.topic}):
+            return await self._writer.revise(target, change, expected=expected, ttl=ttl)
+
+    async def update(self, ref: RefLike, function: Callable[[Memory | None], object]) -> Memory:
+        """Read, change, compare and set; again on a conflict, until it holds.
+
+        Args:
+            ref: Shared state, or a memory of this agent; it need not be there yet.
+            function: Gets the memory, or None when it is absent or gone, and returns the new
+                content or a `Memory`. May be async. It may be called several times.
+
+        Returns:
+            The memory as it was written.
+
+        Raises:
+            InvalidError: It belongs to another agent, or `function` returned None.
+        """
+        target = _ref(ref)
+        with self.telemetry.span(UPDATE_MEMORY, attributes={"blackboard.topic": target.topic}):
+            return await self._writer.update(target, function)
+
+    async def retire(self, ref: RefLike, reason: str = "") -> Ref:
+        """Take a memory back: readers get `GoneError`, watchers a tombstone, views drop it.
+
+        `undo` brings it back within the grace period (a day), after which the steward deletes it.
+
+        Raises:
+            NotFoundError: It is not there, or expired.
+            GoneError: It was taken back before.
+            InvalidError: It belongs to another agent.
+        """
+        target = _ref(ref)
+        with self.telemetry.span(DELETE_MEMORY, attributes={"blackboard.topic": target.topic}):
+            retired = await self._writer.retire(target, reason)
+        self.journal.audit("retire", str(target), revision=retired.written)
+        return retired
+
+    async def undo(self, ref: RefLike) -> Ref:
+        """Bring a retired memory back: its last content becomes a new revision.
+
+        Raises:
+            GoneError: The grace period is over and its content was deleted.
+            InvalidError: It is not retired, or belongs to another agent.
+        """
+        target = _ref(ref)
+        with self.telemetry.span(UPDATE_MEMORY, attributes={"blackboard.topic": target.topic}):
+            undone = await self._writer.undo(target)
+        self.journal.audit("undo", str(target), revision=undone.written)
+        return undone
+
+    async def reclassify(self, ref: RefLike, access: str) -> Ref:
+        """Move a memory under another access label; its reference stays the same.
+
+        Raises:
+            LabelError: It lies there already.
+            NotFoundError: It is not there, or expired.
+            GoneError: It was taken back.
+            InvalidError: It belongs to another agent.
+        """
+        target = _ref(ref)
+        with self.telemetry.span(UPDATE_MEMORY, attributes={"blackboard.topic": target.topic}):
+            moved = await self._writer.reclassify(target, access)
+        self.journal.audit("reclassify", str(target), revision=moved.written)
+        return moved
+
+    async def once(
+        self,
+        name: str,
+        inputs: Json,
+        make: Make,
+        *,
+        version: str = "1",
+        topic: str | None = None,
+        max_age: timedelta | None = None,
+        access: str | None = None,
+        lease: float = 10.0,
+        session: str | None = None,
+        user: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        priority: float | None = None,
+        ttl: timedelta | None = None,
+    ) -> Memory:
+        """Return the result of a piece of work that is stored once, made here if nobody has yet.
+
+        One result is stored per name, version, label and inputs, whoever asks and whatever crashes.
+        `make` runs in one caller at a time as long as its holder renews its lease; it may run again
+        after a crash or a lost lease, so its effects outside the board must bear that.
+
+        Args:
+            name: Names the kind of work; one token.
+            inputs: What the result depends on, as JSON; memories and references count by content.
+            make: Called without arguments; async, or a plain function, which runs in a thread.
+                Returns content or a `Memory` (whose `cost` is kept).
+            version: Change it when `make` changes, to have results made anew.
+            topic: Where this caller's own light memory goes, which shows the result; in a handler
+                by default its `to`. None returns the result itself.
+            max_age: Makes it anew when the stored result is older.
+            access: The result's label; by default the one label of the inputs.
+            lease: Seconds without a sign of life after which another caller takes over; at least 1.
+            session: Of the light memory, as the following are.
+            user: The data subject.
+            tags: Names and values.
+            priority: 0 to 1.
+            ttl: At least 1 s.
+
+        Returns:
+            The light memory (kind `result` if this call's `make` ran, else `reuse`), or the result.
+
+        Raises:
+            MakeFailedError: The caller that was making it failed; calling again tries again.
+            LabelError: The inputs lie under two labels; name `access=`.
+            InvalidError: The inputs have no canonical JSON form.
+        """
+        if topic is not None:
+            self._reserved(topic)
+        once = Once(self.log, self._reader, self._writer, self.session.flights)
+        with self.telemetry.span(ONCE_MEMORY, attributes={"blackboard.once": name}) as span:
+            work = await once.work(
+                name, inputs, version=version, access=access, max_age=max_age, lease_s=lease
+            )
+            result, made = await once.result(work, make)
+            span.set_attribute("blackboard.reused", not made)
+            once.count(result, made)
+            binding = self._writer.binding
+            target = topic or (None if binding is None else binding.to)
+            if target is None:
+                return result
+            fields = compose(
+                None,
+                session=session,
+                user=user,
+                tags=None if tags is None else dict(tags),
+                priority=priority,
+            )
+            return await once.light(result, made, target, fields, ttl)
+
+    # Reading
+
+    async def get(self, ref: RefLike, *, at: datetime | None = None) -> Memory:
+        """Get a memory: the newest revision, the pinned one, or the newest as of a time.
+
+        Args:
+            ref: A reference or its text; a `Memory` means its newest revision.
+            at: A time, inclusive, with time zone.
+
+        Raises:
+            NotFoundError: Never written, or expired.
+            GoneError: Taken back, or what it shows is.
+            HistoryGoneError: The revision or time lies beyond the kept history (64 revisions).
+            InvalidError: The reference is none, or the message there is no honest memory.
+        """
+        target = _ref(ref)
+        outcome, revision = "ok", None
+        with self.telemetry.span(GET_MEMORY, attributes={"blackboard.topic": target.topic}):
+            try:
+                memory = await self._get(target, at)
+                revision = memory.revision
+            except BlackboardError as error:
+                outcome = type(error).__name__
+                raise
+            finally:
+                self.telemetry.count(READS)
+                self.journal.audit("get", str(target), revision=revision, outcome=outcome)
+            return memory
+
+    async def _get(self, ref: Ref, at: datetime | None) -> Memory:
+        if at is not None:
+            return await self._reader.at(ref.unpinned, at)
+        if ref.revision is not None:
+            return await self._reader.pinned(ref)
+        return await self._reader.newest(ref)
+
+    def watch(
+        self, pattern: str, since: Since = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Memory]]:
+        """Follow a pattern: every revision and tombstone, once, in order, without a gap.
+
+        It goes on by itself after a lost connection or a broker's restart.
+
+        Args:
+            pattern: `*` is one token, a last `>` zero or more.
+            since: None: from now. A time, a timedelta ago, a revision or "start": history first.
+
+        Raises:
+            InvalidError: The pattern or `since` is none.
+        """
+        return watch(self.log, self._reader, self.journal, pattern, since)
+
+    def replay(
+        self,
+        pattern: str,
+        since: Since = "start",
+        until: datetime | int | None = None,
+        speed: float | None = None,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Memory]]:
+        """Read the past as it was, in order, up to `until` or what there is when it begins.
+
+        Args:
+            pattern: As in `watch`.
+            since: As in `watch`.
+            until: A time or a revision, inclusive.
+            speed: 1.0 keeps the original pace, 2.0 is twice as fast, None reads at once.
+
+        Raises:
+            InvalidError: The pattern, `since`, `until` or `speed` is none.
+        """
+        return replay(self.log, self._reader, self.journal, pattern, since, until, speed)
+
+    def view(self, pattern: str, *, limit: int = LIMIT) -> AbstractAsyncContextManager[View]:
+        """Keep a local copy of the live memories under a pattern, current from the first moment.
+
+        Args:
+            pattern: As in `watch`.
+            limit: How many memories it may hold.
+
+        Raises:
+            TooLargeError: More match; narrow the pattern or raise the limit.
+            InvalidError: The pattern is none.
+        """
+        return open_view(self.log, self._reader, self.journal, pattern, limit)
+
+    async def wait(
+        self,
+        pattern: str,
+        *,
+        session: str | None = None,
+        kind: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        timeout: float | None = 60.0,
+    ) -> Memory:
+        """Wait for the first live memory that matches, of those there are and those to come.
+
+        Args:
+            pattern: As in `watch`.
+            session: Only of this session.
+            kind: Only of this kind.
+            tags: Only with all of these.
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            NoAnswerError: None came in time (also a `TimeoutError`).
+        """
+        wanted = dict(tags or {})
+
+        def matches(memory: Memory) -> bool:
+            return (
+                session in (None, memory.session)
+                and kind in (None, memory.kind)
+                and wanted.items() <= memory.tags.items()
+            )
+
+        subject = Pattern.parse(pattern).subject(self.name)
+        return await wait_for(
+            self.log, self._reader, self.journal, subject, matches, timeout, pattern
+        )
+
+    async def ask(
+        self,
+        topic: str,
+        content: Json,
+        *,
+        timeout: float | None = 30.0,
+        session: str | None = None,
+        user: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        access: str | None = None,
+    ) -> Memory:
+        """Put a request and wait for the first answer that names it.
+
+        In a handler the request has a derived id: a redelivery waits for the same answer.
+
+        Raises:
+            NoAnswerError: Nobody answered in time; the request stays on the board.
+            InvalidError: An argument breaks a rule.
+        """
+        self._reserved(topic)
+        memory = compose(
+            content,
+            kind="request",
+            session=session,
+            user=user,
+            tags=None if tags is None else dict(tags),
+        )
+        with self.telemetry.span(CREATE_MEMORY, attributes={"blackboard.topic": topic}):
+            request = await self._writer.request(topic, memory, access)
+        answer = Ref(ANY_AGENT, f"{ANSWERS}.{topic}", f"a-{request.id}")
+        subject = reference_filter(self.name, answer)
+        what = f"an answer to {request}"
+        return await wait_for(
+            self.log, self._reader, self.journal, subject, lambda _: True, timeout, what
+        )
+
+    def _reserved(self, topic: str) -> None:
+        first = check_topic(topic).split(".")[0]
+        if first in (ONCE, ANSWERS):
+            raise InvalidError(
+                f"topic {topic!r}: {first!r} is kept for the library; choose another first token"
+            )
+
+
+def _ref(ref: RefLike) -> Ref:
+    if isinstance(ref, Ref):
+        return ref
+    if isinstance(ref, Memory):
+        return ref.ref
+    if isinstance(ref, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        return Ref.parse(ref)
+    raise InvalidError(f"{ref!r} is no reference; pass a Ref, a Memory or its text")
+
+
+def _refs(refs: Sequence[RefLike]) -> tuple[Ref, ...]:
+    """References to keep in a memory: one read from the board is pinned to what was read."""
+    return tuple(
+        ref.pinned if isinstance(ref, Memory) and ref.revision else _ref(ref) for ref in refs
+    )

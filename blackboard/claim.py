@@ -1,0 +1,390 @@
+"""`once`: a piece of work whose result is stored once, however many agents ask for it.
+
+The result is shared state at a key made from what the work is, so the broker's own check lets only
+one be stored: that is the fence, and it needs neither clock nor lease. The lease only saves work: it
+keeps the others from starting, and they wait for the result instead.
+"""
+
+import hashlib
+import inspect
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal, cast
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from blackboard.clock import now
+from blackboard.codec import Json, canonical, content_hash, to_json
+from blackboard.envelope import Write, is_expired
+from blackboard.errors import (
+    BlackboardError,
+    ConflictError,
+    InvalidError,
+    LabelError,
+    MakeFailedError,
+)
+from blackboard.log import Log
+from blackboard.messages import Cost, Memory
+from blackboard.reader import Reader
+from blackboard.records import Lease
+from blackboard.subjects import (
+    ANY_AGENT,
+    ONCE,
+    SHARED,
+    Ref,
+    check_token,
+    claim_subject,
+    hint_subject,
+)
+from blackboard.telemetry import ONCE_MADE, ONCE_REUSED, TOKENS_SAVED
+from blackboard.writer import Writer, compose
+
+logger = logging.getLogger(__name__)
+
+MIN_LEASE_S = 1.0
+END_S = 5.0
+ERROR_CHARACTERS = 2000
+Make = Callable[[], object]
+
+
+@dataclass(slots=True)
+class Flight:
+    """One run of `once` in this process that others here wait for."""
+
+    done: anyio.Event = field(default_factory=anyio.Event)
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class Work:
+    """A piece of work: what identifies it and what it is made from."""
+
+    name: str
+    access: str
+    digest: str
+    sources: tuple[Ref, ...]
+    max_age: timedelta | None
+    lease_s: float
+
+    @property
+    def ref(self) -> Ref:
+        """Where its result lies."""
+        return Ref(ANY_AGENT, f"{ONCE}.{self.name}", self.digest)
+
+
+class Once:
+    """Single flight over one board."""
+
+    def __init__(
+        self, log: Log, reader: Reader, writer: Writer, flights: dict[str, Flight]
+    ) -> None:
+        self._log = log
+        self._reader = reader
+        self._writer = writer
+        self._flights = flights
+
+    async def work(
+        self,
+        name: str,
+        inputs: Json,
+        *,
+        version: str,
+        access: str | None,
+        max_age: timedelta | None,
+        lease_s: float,
+    ) -> Work:
+        """Identify a piece of work; see `Blackboard.once`.
+
+        Raises:
+            InvalidError: The inputs have no canonical JSON form, or the lease is under a second.
+            LabelError: The inputs lie under two labels other than `shared`.
+        """
+        check_token("name", name)
+        if lease_s < MIN_LEASE_S:
+            raise InvalidError(f"lease={lease_s} must be at least 1 s")
+        found: list[Memory] = []
+        fingerprint = await self._fingerprint(inputs, found)
+        labels = {memory.access for memory in found} - {SHARED}
+        if access is None and len(labels) > 1:
+            raise LabelError(f"the inputs lie under {sorted(labels)}; name access= for the result")
+        label = access or next(iter(labels), SHARED)
+        material: list[Json] = ["once", name, version, check_token("access", label), fingerprint]
+        users = sorted({memory.user for memory in found if memory.user is not None})
+        if users and label == SHARED:
+            # What was made from one person's data is not served to another under an open label.
+            material.append(users)
+        digest = hashlib.sha256(canonical(material)).hexdigest()
+        sources = tuple(memory.pinned for memory in found if memory.revision)
+        return Work(name, label, digest, sources, max_age, lease_s)
+
+    async def _fingerprint(self, value: Json, found: list[Memory]) -> Json:
+        if isinstance(value, Ref):
+            value = (
+                await self._reader.newest(value)
+                if value.revision is None
+                else (await self._reader.pinned(value))
+            )
+        if isinstance(value, Memory):
+            found.append(value)
+            return {"sha256": content_hash(value.content)}
+        if isinstance(value, dict):
+            items = cast("dict[str, Json]", value).items()
+            return {key: await self._fingerprint(item, found) for key, item in items}
+        if isinstance(value, list | tuple):
+            return [await self._fingerprint(item, found) for item in cast("list[Json]", value)]
+        return to_json(value)
+
+    async def result(self, work: Work, make: Make) -> tuple[Memory, bool]:
+        """Return the stored result, and whether this call's `make` made it."""
+        # One future per key and process; callers of one process must not share a lease.
+        key = f"{self._log.board}/{work.digest}"
+        while True:
+            stored = await self._stored(work)
+            if stored is not None:
+                return stored, False
+            flight = self._flights.get(key)
+            if flight is None:
+                break
+            await flight.done.wait()
+            if flight.error is not None:
+                raise MakeFailedError(
+                    f"once({work.name!r}) failed in this process: {flight.error}"
+                ) from flight.error
+        flight = self._flights[key] = Flight()
+        try:
+            return await self._make_or_wait(work, make)
+        except Exception as error:
+            flight.error = error
+            raise
+        finally:
+            del self._flights[key]
+            flight.done.set()
+
+    async def _stored(self, work: Work) -> Memory | None:
+        head = await self._log.head(work.ref)
+        if head is None or head.gone is not None or is_expired(head) or head.stored is None:
+            return None
+        if work.max_age is not None and head.stored + work.max_age < now():
+            return None
+        return await self._reader.filled(head)
+
+    async def _make_or_wait(self, work: Work, make: Make) -> tuple[Memory, bool]:
+        claim = Claim(self._log, work)
+        async with claim.hints() as hint:
+            while True:
+                stored = await self._stored(work)
+                if stored is not None:
+                    return stored, False
+                if not await claim.take():
+                    await hint()
+                    continue
+                made = await self._make(work, make, claim)
+                if made is not None:
+                    return made, True
+
+    async def _make(self, work: Work, make: Make, claim: "Claim") -> Memory | None:
+        """Run `make` under the lease and store what it returns; None when another was first."""
+        try:
+            result = await _run_while_held(make, claim)
+            memory = None if result is None else await self._store(work, result)
+        except Exception as error:
+            await claim.fail(error)
+            raise
+        except BaseException:
+            await claim.release()
+            raise
+        await claim.release()
+        return memory
+
+    async def _store(self, work: Work, result: Memory) -> Memory | None:
+        head = await self._log.head(work.ref)
+        if head is not None and await self._stored(work) is not None:
+            return None
+        plain = msgspec.structs.replace(
+            result, kind="result", session=None, user=None, tags={}, sources=work.sources, hops=0
+        )
+        memory = await self._writer.stored(plain, work.access)
+        write = Write(
+            ref=work.ref,
+            access=work.access,
+            agent=self._log.agent,
+            expected=0 if head is None else head.revision,
+            memory=memory,
+        )
+        try:
+            revision = await self._log.append(write)
+        except ConflictError:
+            return None
+        return msgspec.structs.replace(
+            memory,
+            content=result.content,
+            agent=self._log.agent,
+            access=work.access,
+            topic=work.ref.topic,
+            id=work.ref.id,
+            revision=revision,
+            stored=now(),
+        )
+
+    async def light(
+        self, result: Memory, made: bool, topic: str, fields: Memory, ttl: timedelta | None
+    ) -> Memory:
+        """Put a memory that shows the result in the caller's own topic and session."""
+        shown = msgspec.structs.replace(
+            fields,
+            content=result.content,
+            content_of=result.pinned,
+            kind="result" if made else "reuse",
+            cost=result.cost,
+        )
+        ref = await self._writer.put(
+            topic, shown, key=None, access=result.access, ttl=ttl, expected=None, now=False
+        )
+        return msgspec.structs.replace(
+            shown,
+            agent=ref.agent,
+            access=result.access,
+            topic=topic,
+            id=ref.id,
+            revision=ref.written or 0,
+            stored=now(),
+        )
+
+    def count(self, result: Memory, made: bool) -> None:
+        """Count what this call made or saved."""
+        telemetry = self._log.telemetry
+        telemetry.count(ONCE_MADE if made else ONCE_REUSED)
+        if not made and result.cost is not None:
+            telemetry.count(TOKENS_SAVED, result.cost.tokens)
+
+
+class Claim:
+    """The lease on a piece of work: at most one caller holds it, as far as leases go."""
+
+    def __init__(self, log: Log, work: Work) -> None:
+        self._log = log
+        self._work = work
+        self._holder = uuid.uuid4().hex
+        name = f"o-{work.digest}"
+        self._subject = claim_subject(log.board, work.access, log.agent, name)
+        self._over = claim_subject(log.board, work.access, "*", name)
+        self._hint = hint_subject(log.board, work.access, work.digest)
+        self._token = 0
+        self._first: int | None = None
+        self.lost = False
+
+    @asynccontextmanager
+    async def hints(self) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
+        """Give a function that waits until the holder says it is done, or half a lease."""
+        async with self._log.connection.listen(self._hint) as heard:
+            yield lambda: heard(self._work.lease_s / 2)
+
+    async def take(self) -> bool:
+        """Take the lease; False when another holds it.
+
+        Raises:
+            MakeFailedError: A holder failed since this call began to wait.
+        """
+        record, sequence = await self._log.record_at(self._over, Lease)
+        if self._first is None:
+            self._first = sequence
+        if record is not None and record.state == "held" and record.holder != self._holder:
+            return False
+        if record is not None and record.state == "failed" and sequence > self._first:
+            raise MakeFailedError(f"once({self._work.name!r}) failed elsewhere: {record.error}")
+        try:
+            self._token = await self._put("held", sequence)
+        except ConflictError:
+            return False
+        self.lost = False
+        return True
+
+    async def _put(
+        self, state: Literal["held", "failed", "released"], expected: int, error: str | None = None
+    ) -> int:
+        lease_s = self._work.lease_s
+        ttl_s = 1 if state == "released" else lease_s
+        until = now() + timedelta(seconds=ttl_s)
+        record = Lease(self._holder, until, state, error)
+        message = self._log.record(
+            self._subject, record, expected=expected, ttl_s=ttl_s, over=self._over
+        )
+        return await self._log.send([message])
+
+    async def keep(self) -> None:
+        """Renew the lease until it is lost."""
+        while not self.lost:
+            await anyio.sleep(self._work.lease_s / 3)
+            try:
+                # Shielded: a renewal that is cut off would leave us without the token to release.
+                with anyio.CancelScope(shield=True):
+                    self._token = await self._put("held", self._token)
+            except ConflictError:
+                self.lost = True
+            except BlackboardError as error:
+                # Without an answer the lease may run out; storing the result is checked anyway.
+                logger.debug("claim.renew", extra={"error": str(error)})
+
+    async def release(self) -> None:
+        """Let go, and tell those who wait."""
+        await self._end("released", None)
+
+    async def fail(self, error: Exception) -> None:
+        """Let go with an error, which reaches those who wait."""
+        await self._end("failed", f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS])
+
+    async def _end(self, state: Literal["failed", "released"], error: str | None) -> None:
+        with anyio.move_on_after(END_S, shield=True):
+            try:
+                if not self.lost:
+                    await self._put(state, self._token, error)
+                await self._log.connection.notify(self._hint)
+            except BlackboardError as problem:
+                # The lease runs out by itself.
+                logger.debug("claim.release", extra={"error": str(problem)})
+
+
+async def _run_while_held(make: Make, claim: Claim) -> Memory | None:
+    """Run `make`; None when the lease was lost under it, which cancels it."""
+    result: Memory | None = None
+    error: Exception | None = None
+    async with anyio.create_task_group() as group:
+
+        async def keep() -> None:
+            await claim.keep()
+            group.cancel_scope.cancel()
+
+        group.start_soon(keep)
+        try:
+            result = await _run(make)
+        except Exception as problem:  # noqa: BLE001 - whatever it is, waiters are told and it is raised
+            error = problem
+        group.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    return result
+
+
+async def _run(make: Make) -> Memory:
+    """Call `make`, a plain function in a thread, and measure it."""
+    started = time.monotonic()
+    if inspect.iscoroutinefunction(make):
+        value = await make()
+    else:
+        value = await anyio.to_thread.run_sync(make, abandon_on_cancel=True)
+        if inspect.isawaitable(value):
+            value = await value
+    seconds = round(time.monotonic() - started, 6)
+    memory = compose(value)
+    content = to_json(memory.content)
+    cost = memory.cost or Cost()
+    if cost.seconds == 0:
+        cost = msgspec.structs.replace(cost, seconds=seconds)
+    return msgspec.structs.replace(memory, content=content, cost=cost)

@@ -1,0 +1,1 @@
+"""Consolidation: many words into few, by a model or, offline, by picking sentences."""

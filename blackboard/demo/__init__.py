@@ -1,0 +1,10 @@
+"""The demo: a flock of agents reads real documents, with and without a shared board.
+
+One noun a module: `documents` and `teams` are what is read and asked, `programs` and `flock` what
+runs, `calls` and `traffic` what is counted, `matrix` and `screen` what is seen, `edits` and `acts`
+what happens, `report` what it came to, `play` all of it.
+"""
+
+from blackboard.demo.play import demo
+
+__all__ = ["demo"]

@@ -1,0 +1,150 @@
+"""The writes of one handler, collected and stored as one atomic batch when it returns.
+
+Reads through a draft see what was written into it. Nothing is on the board before `commit`, and
+then all of it is, together with the record that says which input it was made from.
+"""
+
+from blackboard.clock import now
+from blackboard.codec import canonical
+from blackboard.envelope import Write
+from blackboard.errors import TooManyOutputsError
+from blackboard.jetstream import Outgoing
+from blackboard.log import Log
+from blackboard.messages import Memory
+from blackboard.records import Cause
+from blackboard.subjects import SHARED, Ref, derived_id
+
+MAX_WRITES = 999
+"""An atomic batch holds 1,000 messages; one is the record."""
+
+
+class Binding:
+    """What a handler's input gives to everything that the handler writes.
+
+    Args:
+        cause: Input, handler, version and run.
+        inputs: The input, or all parts of a group.
+        origin: What derived ids are made from: the input without revision, or the group.
+        known: Whether this input may have outputs already, so that they have to be looked up.
+        to: Where results go by default.
+    """
+
+    def __init__(
+        self,
+        cause: Cause,
+        inputs: list[Memory],
+        origin: str,
+        *,
+        known: bool,
+        to: str | None = None,
+    ) -> None:
+        self.cause = cause
+        self.sources = tuple(memory.pinned for memory in inputs)
+        self.session = _common([memory.session for memory in inputs])
+        self.user = _common([memory.user for memory in inputs])
+        self.hops = max((memory.hops for memory in inputs), default=0) + 1
+        self.labels = frozenset(memory.access for memory in inputs) - {SHARED}
+        self.since = max(
+            (memory.stored for memory in inputs if memory.stored is not None),
+            default=now(),
+        )
+        self.known = known
+        self.to = to
+        self._origin = origin
+        self._count = 0
+
+    def next_id(self) -> str:
+        """The id of the next output: the same for the same input, however often it is handled."""
+        self._count += 1
+        return self._id(self._count - 1)
+
+    def _id(self, number: int) -> str:
+        return derived_id(canonical([self.cause.agent, self.cause.handler, self._origin, number]))
+
+
+def _common(values: list[str | None]) -> str | None:
+    """The one value all inputs agree on, or None."""
+    return values[0] if values and all(value == values[0] for value in values) else None
+
+
+class Draft:
+    """Collected writes; reads through it see them."""
+
+    def __init__(self, log: Log, cause: Cause) -> None:
+        self.log = log
+        self._cause = str(cause)
+        self._writes: dict[Ref, Write] = {}
+        self._memories: dict[Ref, Memory] = {}
+
+    def __contains__(self, ref: Ref) -> bool:
+        return ref.unpinned in self._writes
+
+    @property
+    def writes(self) -> list[Write]:
+        """What was collected, in order."""
+        return list(self._writes.values())
+
+    async def head(self, ref: Ref) -> Memory | None:
+        """The newest revision: what this draft holds, else what the board holds."""
+        drafted = self._memories.get(ref.unpinned)
+        return drafted if drafted is not None else await self.log.head(ref)
+
+    def add(self, write: Write) -> Ref:
+        """Collect a write. A second write to the same memory takes the place of the first.
+
+        The broker checks a batch against the state before it, so both expect the same sequence.
+
+        Raises:
+            TooManyOutputsError: More than one batch holds.
+        """
+        before = self._writes.get(write.ref)
+        if before is not None:
+            write.expected = before.expected
+        elif len(self._writes) >= MAX_WRITES:
+            raise TooManyOutputsError(
+                f"a handler may put {MAX_WRITES} memories for one input; "
+                "split the input, or use put(..., now=True) for some"
+            )
+        write.cause = self._cause
+        self._writes[write.ref] = write
+        self._memories[write.ref] = _as_memory(write)
+        return write.ref
+
+    async def commit(self, record: Outgoing | None) -> list[Ref]:
+        """Store everything collected and the record, all or none.
+
+        Returns:
+            The references, in the order of the writes, each with the revision it was written at.
+
+        Raises:
+            ConflictError: One of the memories, or the record, was changed by somebody else; nothing
+                was stored.
+            BoardFullError: No room; nothing was stored.
+            UnavailableError: No answer within 10 s; all stored or none.
+        """
+        writes = self.writes
+        records = [] if record is None else [record]
+        revisions = await self.log.append_many(writes, records)
+        return [
+            Ref(write.ref.agent, write.ref.topic, write.ref.id, None, revision)
+            for write, revision in zip(writes, revisions, strict=True)
+        ]
+
+
+def _as_memory(write: Write) -> Memory:
+    body = write.memory
+    fields = {} if body is None else {name: getattr(body, name) for name in body.__struct_fields__}
+    known = set(Memory.__struct_fields__)
+    return Memory(
+        **{
+            **{name: value for name, value in fields.items() if name in known},
+            "agent": write.agent,
+            "access": write.access,
+            "topic": write.ref.topic,
+            "id": write.ref.id,
+            "revision": 0,
+            "expires": write.expires,
+            "gone": write.gone,
+            "reason": write.reason,
+        }
+    )

@@ -1,0 +1,153 @@
+"""What surrounds a memory on the wire: its subject and headers, written and read.
+
+Readers trust nothing that a message says about itself beyond its body: author, time and revision are
+the broker's word, and a message that names another author than its subject does is no memory.
+"""
+
+import math
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import quote, unquote
+
+from blackboard.clock import now
+from blackboard.errors import InvalidError
+from blackboard.jetstream import Message, Outgoing
+from blackboard.messages import Memory, Payload, decode, encode
+from blackboard.subjects import STATE, Address, Ref, reference_filter
+
+GONE = frozenset({"retired", "forgotten", "moved"})
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+HEADER_SAFE = " !#$&'()*+,/:;=?@[]"
+TOMBSTONE_S = 90 * 24 * 3600
+"""Long enough for every projection to see it; one whose checkpoint is older rebuilds."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Write:
+    """One revision about to be stored.
+
+    Attributes:
+        ref: The memory; unpinned.
+        access: The label it lies under.
+        agent: Whose subject it is published on.
+        memory: The body; None on a tombstone.
+        expected: The last sequence that must hold: of the memory's subject, or for shared state of
+            every agent's and label's subject of that key.
+        gone: Makes it a tombstone.
+        reason: Of a tombstone.
+        expires: When the memory ends.
+        cause: What made a handler write it.
+        id: The UUID by which the writer knows its own write.
+    """
+
+    ref: Ref
+    access: str
+    agent: str
+    expected: int
+    memory: Payload | None = None
+    gone: str | None = None
+    reason: str | None = None
+    expires: datetime | None = None
+    cause: str | None = None
+    by: str | None = None
+    origin: str | None = None
+    id: str = ""
+
+
+def seal(write: Write, board: str, instance: str) -> Outgoing:
+    """The message of a write: subject, headers with the checks the broker shall make, body."""
+    ref = write.ref
+    address = Address(board, write.access, write.agent, ref.topic, ref.id)
+    headers = {
+        "Bb-Agent": write.agent,
+        "Bb-Instance": instance,
+        "Bb-Write": write.id or uuid.uuid4().hex,
+        EXPECTED: str(write.expected),
+    }
+    if ref.shared:
+        headers[EXPECTED_SUBJECT] = reference_filter(board, ref)
+    if write.expires is not None:
+        # Rounded up: a revision that ends too early would bring the one before it back.
+        left = (write.expires - now()).total_seconds()
+        headers["Nats-TTL"] = str(max(1, math.ceil(left)))
+        headers["Bb-Expires"] = write.expires.isoformat(timespec="microseconds")
+    if write.gone is not None:
+        headers["Bb-Gone"] = write.gone
+        headers["Nats-TTL"] = str(TOMBSTONE_S)
+        if ref.topic.split(".")[0] == STATE:
+            headers["KV-Operation"] = "DEL"
+    reason = quote(write.reason, safe=HEADER_SAFE) if write.reason else None
+    for name, value in (
+        ("Bb-Reason", reason),
+        ("Bb-Cause", write.cause),
+        ("Bb-By", write.by),
+        ("Bb-Origin", write.origin),
+    ):
+        if value is not None:
+            headers[name] = value
+    body = b"" if write.memory is None else encode(write.memory)
+    return Outgoing(str(address), body, headers)
+
+
+def to_memory(message: Message) -> Memory:
+    """Read a memory's message; author, time and revision are the broker's word.
+
+    Raises:
+        InvalidError: It claims another author than its subject names, or its body is no memory.
+    """
+    address = Address.parse(message.subject)
+    headers = message.headers
+    if headers.get("Bb-Agent") != address.agent:
+        raise InvalidError(f"a memory on {message.subject} that names another author")
+    gone = headers.get("Bb-Gone")
+    if gone is not None and gone not in GONE:
+        raise InvalidError(f"an unknown tombstone {gone!r} on {message.subject}")
+    payload = decode(message.data) if message.data and gone is None else Payload()
+    return Memory(
+        content=payload.content,
+        content_of=payload.content_of,
+        blob=payload.blob,
+        text=payload.text,
+        kind=payload.kind,
+        session=payload.session,
+        user=payload.user,
+        tags=payload.tags,
+        priority=payload.priority,
+        sources=payload.sources,
+        links=payload.links,
+        cost=payload.cost,
+        happened=payload.happened,
+        hops=payload.hops,
+        agent=address.agent,
+        access=address.access,
+        topic=address.topic,
+        id=address.id,
+        revision=message.sequence,
+        stored=message.stored,
+        expires=_time(headers.get("Bb-Expires"), message.subject),
+        delivery=message.delivery,
+        gone=gone,
+        reason=unquote(headers.get("Bb-Reason", "")) or None,
+        cause=headers.get("Bb-Cause"),
+        origin=headers.get("Bb-Origin"),
+        trace=headers.get("traceparent"),
+    )
+
+
+def is_expired(memory: Memory) -> bool:
+    """Whether a memory's time is over; every read filters on this, for nobody is told."""
+    return memory.expires is not None and memory.expires <= now()
+
+
+def _time(text: str | None, subject: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidError(f"a malformed Bb-Expires on {subject}") from error
+    if moment.tzinfo is None:
+        raise InvalidError(f"a Bb-Expires without time zone on {subject}")
+    return moment

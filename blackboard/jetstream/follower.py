@@ -1,0 +1,255 @@
+"""Reading a stream in order, history first and then live, without a gap and without a duplicate.
+
+Each reader has a consumer of its own: in the broker's memory, unacknowledged, pushed to this
+process. Its messages are numbered, so a lost one shows at the next message or heartbeat; a broker
+that died shows as silence or a reconnect. In every case the consumer is made again behind the last
+message that was handed on. History and live are one sequence, so there is no seam between them.
+"""
+
+import logging
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from blackboard.errors import RetryableError, TerminalError
+from blackboard.jetstream.connection import Connection
+from blackboard.jetstream.consumer import ConsumerInfo, Start, delete_consumer
+from blackboard.jetstream.message import Message, from_nanoseconds
+from blackboard.jetstream.stream import NANOSECONDS
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 5.0
+SILENCE_S = 2.5 * HEARTBEAT_S
+"""Without message or heartbeat for this long, the consumer counts as gone."""
+RETRY_S = 0.25
+INACTIVE_S = 60.0
+
+
+class Follower:
+    """An iterator over the messages of a stream that the filter selects; see `follow`."""
+
+    def __init__(
+        self, connection: Connection, stream: str, subject: str, start: Start, headers_only: bool
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._subject = subject
+        self._start = start
+        self._headers_only = headers_only
+        self._arrived: deque[Msg] = deque()
+        self._wake = anyio.Event()
+        self._subscription: Subscription | None = None
+        self._consumer = ""
+        self._position: int | None = None
+        self._number = 0
+        self._broken = False
+        self._forget = connection.on_reconnect(self._on_reconnect)
+        self.pending = 0
+        """Messages the broker still holds for us; 0 means caught up."""
+        self.restarts = 0
+        """How often the consumer was made again."""
+
+    def __aiter__(self) -> "Follower":
+        return self
+
+    async def __anext__(self) -> Message:
+        """The next message; waits for it as long as it takes.
+
+        Raises:
+            TerminalError: The stream was deleted.
+        """
+        while True:
+            message = await self.step()
+            if message is not None:
+                return message
+
+    async def step(self) -> Message | None:
+        """The next message; None when the broker says that there is none for now.
+
+        So a caller that reads until `pending` is 0 is not held up by messages that expired before
+        they were delivered.
+        """
+        while True:
+            if self._broken:
+                await self._restart()
+            if not self._arrived:
+                await self._wait()
+                continue
+            msg = self._arrived.popleft()
+            if msg.headers and "Status" in msg.headers:
+                await self._on_status(msg)
+                if self._idle(msg):
+                    self.pending = 0
+                    return None
+                continue
+            message, number, consumer = _parse(msg)
+            if consumer != self._consumer:
+                continue
+            if number != self._number + 1:
+                self._break("gap")
+                continue
+            self._number = number
+            self._position = message.sequence
+            self.pending = message.pending
+            return message
+
+    async def _wait(self) -> None:
+        self._wake = anyio.Event()
+        with anyio.move_on_after(SILENCE_S) as scope:
+            await self._wake.wait()
+        if scope.cancelled_caught and not self._arrived:
+            self._break("silence")
+
+    def _idle(self, msg: Msg) -> bool:
+        headers = msg.headers or {}
+        return not self._broken and "Nats-Last-Consumer" in headers and not self._arrived
+
+    async def _on_status(self, msg: Msg) -> None:
+        headers = msg.headers or {}
+        # Flow control: the answer says that everything before it was taken, so the broker sends on.
+        answer = msg.reply or headers.get("Nats-Consumer-Stalled", "")
+        if answer:
+            try:
+                await self._connection.client.publish(answer)
+            except nats.errors.Error:
+                self._break("connection")
+        last = headers.get("Nats-Last-Consumer")
+        if last is not None and int(last) > self._number:
+            self._break("heartbeat")
+        if headers["Status"] == "409":
+            self._break("deleted")
+
+    def _break(self, reason: str) -> None:
+        logger.debug("follower.broken", extra={"stream": self._stream, "reason": reason})
+        self._broken = True
+
+    def _on_reconnect(self) -> None:
+        self._break("reconnect")
+        self._wake.set()
+
+    async def _on_message(self, msg: Msg) -> None:
+        self._arrived.append(msg)
+        self._wake.set()
+
+    async def _restart(self) -> None:
+        self.restarts += 1
+        while True:
+            try:
+                await self.stop()
+                await self.begin()
+            except RetryableError as error:
+                logger.debug("follower.waiting", extra={"error": str(error)})
+                await anyio.sleep(RETRY_S)
+            else:
+                return
+
+    async def begin(self) -> None:
+        """Make the consumer behind the last message handed on, or at the start.
+
+        Raises:
+            UnavailableError: The broker is away, or the stream does not exist.
+        """
+        start = self._start if self._position is None else Start.after(self._position)
+        self._arrived.clear()
+        self._number = 0
+        self._broken = False
+        inbox = self._connection.client.new_inbox()
+        self._subscription = await self._connection.client.subscribe(inbox, cb=self._on_message)
+        self._consumer = f"follow-{uuid.uuid4().hex}"
+        config = {
+            "name": self._consumer,
+            "filter_subject": self._subject,
+            "deliver_subject": inbox,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "replay_policy": "instant",
+            "flow_control": True,
+            "idle_heartbeat": int(HEARTBEAT_S * NANOSECONDS),
+            "inactive_threshold": int(INACTIVE_S * NANOSECONDS),
+            "num_replicas": 1,
+            "mem_storage": True,
+            "headers_only": self._headers_only,
+            **start.config(),
+        }
+        verb = f"CONSUMER.CREATE.{self._stream}.{self._consumer}.{self._subject}"
+        answer = await self._connection.api(verb, {"stream_name": self._stream, "config": config})
+        info = msgspec.json.decode(answer, type=ConsumerInfo)
+        self.pending = info.num_pending
+        if start.policy == "new" and self._position is None:
+            # What is stored from here on must not be missed if the consumer is lost before it
+            # delivers anything.
+            self._position = info.delivered.stream_seq
+
+    async def stop(self) -> None:
+        """Unsubscribe and delete the consumer, as far as the broker answers."""
+        subscription, self._subscription = self._subscription, None
+        with anyio.move_on_after(1, shield=True):
+            if subscription is not None:
+                try:
+                    await subscription.unsubscribe()
+                except (nats.errors.Error, OSError):
+                    logger.debug("follower.unsubscribe", exc_info=True)
+            if self._consumer and self._connection.client.is_connected:
+                try:
+                    await delete_consumer(self._connection, self._stream, self._consumer)
+                except (RetryableError, TerminalError):
+                    # It goes by itself after `INACTIVE_S`.
+                    logger.debug("follower.delete", exc_info=True)
+
+    def forget(self) -> None:
+        """Stop listening for reconnects."""
+        self._forget()
+
+
+@asynccontextmanager
+async def follow(
+    connection: Connection,
+    stream: str,
+    subject: str,
+    start: Start,
+    *,
+    headers_only: bool = False,
+) -> AsyncGenerator[Follower]:
+    """Follow a stream: every message that the filter selects, once, in order, from `start` on.
+
+    Args:
+        connection: Survives reconnects and broker restarts; the follower goes on by itself.
+        stream: The stream's name.
+        subject: One filter.
+        start: Where to begin.
+        headers_only: Leave the bodies at the broker.
+
+    Raises:
+        NoStreamError: The stream does not exist.
+        UnavailableError: The broker does not answer at the beginning; later it is waited for.
+    """
+    follower = Follower(connection, stream, subject, start, headers_only)
+    try:
+        await follower.begin()
+        yield follower
+    finally:
+        follower.forget()
+        await follower.stop()
+
+
+def _parse(msg: Msg) -> tuple[Message, int, str]:
+    # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<ns>.<pending>
+    tokens = msg.reply.split(".")
+    message = Message(
+        msg.subject,
+        msg.headers or {},
+        msg.data,
+        int(tokens[5]),
+        from_nanoseconds(int(tokens[7])),
+        int(tokens[4]),
+        int(tokens[8]),
+    )
+    return message, int(tokens[6]), tokens[3]

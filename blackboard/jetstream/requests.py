@@ -1,0 +1,81 @@
+"""Requests over one inbox, with answers lost to a broken connection noticed at once.
+
+The client library's own request waits out its whole time limit when the connection breaks under it.
+Here every open request ends as soon as the connection is lost, so that the caller can read back what
+became of it as soon as the broker is there again.
+"""
+
+import asyncio
+from itertools import count
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from blackboard.errors import UnavailableError
+from blackboard.jetstream.errors import NoStreamError
+
+LOST = "the connection to the broker was lost; it reconnects by itself, try again"
+
+
+class Requests:
+    """The open requests of a connection."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._inbox = client.new_inbox()
+        self._numbers = count()
+        self._open: dict[str, asyncio.Future[Msg]] = {}
+
+    async def begin(self) -> None:
+        """Subscribe to the answers."""
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+
+    async def _on_answer(self, msg: Msg) -> None:
+        future = self._open.get(msg.subject.rpartition(".")[2])
+        if future is not None and not future.done():
+            future.set_result(msg)
+
+    def lost(self) -> None:
+        """End every open request: its answer will not come over a new connection."""
+        for future in tuple(self._open.values()):
+            if not future.done():
+                future.set_exception(UnavailableError(LOST))
+
+    async def send(
+        self, subject: str, data: bytes, headers: dict[str, str] | None, limit_s: float
+    ) -> Msg:
+        """Send a request and wait for its one answer.
+
+        Raises:
+            NoStreamError: Nobody listens there.
+            UnavailableError: No answer in time, or the connection broke; done or not.
+        """
+        number = str(next(self._numbers))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Msg] = loop.create_future()
+        self._open[number] = future
+        timer = loop.call_later(limit_s, _expire, future, limit_s)
+        try:
+            await self._client.publish(
+                subject, data, reply=f"{self._inbox}.{number}", headers=headers
+            )
+            msg = await future
+        except (nats.errors.Error, OSError) as error:
+            raise UnavailableError(f"the connection to the broker failed: {error}") from error
+        finally:
+            timer.cancel()
+            del self._open[number]
+        if msg.headers and msg.headers.get("Status") == "503":
+            raise NoStreamError(f"nothing on the broker answers {subject!r}")
+        return msg
+
+
+def _expire(future: asyncio.Future[Msg], limit_s: float) -> None:
+    if not future.done():
+        future.set_exception(
+            UnavailableError(
+                f"the broker did not answer within {limit_s:g} s; "
+                "the client reconnects by itself, try again"
+            )
+        )

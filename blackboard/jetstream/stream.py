@@ -1,0 +1,86 @@
+"""What a stream is asked to be, and what it is."""
+
+from typing import Any
+
+import msgspec
+
+NANOSECONDS = 1_000_000_000
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream's settings; every one of them is sent, so nothing hangs on the broker's defaults.
+
+    Rollup, schedules and purge are off for all: with rollup, whoever may write one subject can wipe
+    the stream, and with schedules a writer can write as another.
+    """
+
+    name: str
+    subjects: tuple[str, ...] = ()
+    sources: tuple[dict[str, Any], ...] = ()
+    description: str = ""
+    max_bytes: int
+    max_age_s: float = 0.0
+    history: int = -1
+    discard: str = "new"
+    storage: str = "file"
+    replicas: int = 1
+    consumers: int = 100_000
+    atomic: bool = False
+    ttl: bool = False
+    compressed: bool = False
+    direct: bool = True
+
+    def config(self) -> dict[str, Any]:
+        """The JSON of `STREAM.CREATE`."""
+        config: dict[str, Any] = {
+            "name": self.name,
+            "description": self.description,
+            "retention": "limits",
+            "discard": self.discard,
+            "storage": self.storage,
+            "num_replicas": self.replicas,
+            "max_consumers": self.consumers,
+            "max_bytes": self.max_bytes,
+            "max_age": int(self.max_age_s * NANOSECONDS),
+            "max_msgs": -1,
+            "max_msg_size": -1,
+            "max_msgs_per_subject": self.history,
+            "allow_direct": self.direct,
+            "allow_msg_ttl": self.ttl,
+            "allow_atomic": self.atomic,
+            "allow_rollup_hdrs": False,
+            "deny_purge": True,
+            "deny_delete": False,
+            "compression": "s2" if self.compressed else "none",
+        }
+        if self.subjects:
+            config["subjects"] = list(self.subjects)
+        if self.sources:
+            config["sources"] = list(self.sources)
+        if self.max_age_s and self.max_age_s < 120:
+            config["duplicate_window"] = int(self.max_age_s * NANOSECONDS)
+        return config
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """How full a stream is."""
+
+    messages: int = 0
+    bytes: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+    consumer_count: int = 0
+    num_subjects: int = 0
+    subjects: dict[str, int] = {}
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream's settings and state as the broker has them."""
+
+    config: dict[str, Any]
+    state: StreamState
+
+    @property
+    def name(self) -> str:
+        """The stream's name."""
+        return str(self.config["name"])

@@ -1,0 +1,137 @@
+"""What a board is made of at the broker: its streams and buckets, and how they are made.
+
+Every stream has a byte limit and refuses new messages when it is full: a full board answers with an
+error and never drops a memory silently. Only what is worthless when old (audit, spans, letters,
+presence) gives way to the new. Streams that exist keep their settings; `apply` changes them.
+"""
+
+import logging
+
+from blackboard.jetstream import Connection, Stream
+from blackboard.settings import MIB, Limits
+from blackboard.subjects import (
+    audit_stream,
+    blob_stream,
+    check_token,
+    dead_stream,
+    memory_stream,
+    presence_bucket,
+    spans_stream,
+    state_bucket,
+)
+
+logger = logging.getLogger(__name__)
+
+PRESENCE_S = 15.0
+"""A card that is not refreshed for this long is gone."""
+DAY_S = 24 * 3600.0
+
+
+def streams_of(board: str, limits: Limits) -> list[Stream]:
+    """The streams of a board; the projection comes last, because it reads the board."""
+    common = {"replicas": limits.replicas, "consumers": limits.consumers}
+    memory = memory_stream(board)
+    return [
+        Stream(
+            name=blob_stream(board),
+            subjects=(f"blob.{board}.>",),
+            description="content above 256 KiB, in chunks",
+            max_bytes=limits.blob_bytes,
+            atomic=True,
+            **common,
+        ),
+        Stream(
+            name=audit_stream(board),
+            subjects=(f"audit.{board}.>",),
+            description="who read and did what",
+            max_bytes=limits.audit_bytes,
+            max_age_s=30 * DAY_S,
+            discard="old",
+            compressed=True,
+            **common,
+        ),
+        Stream(
+            name=spans_stream(board),
+            subjects=(f"spans.{board}.>",),
+            description="OpenTelemetry spans",
+            max_bytes=limits.spans_bytes,
+            max_age_s=7 * DAY_S,
+            discard="old",
+            compressed=True,
+            **common,
+        ),
+        Stream(
+            name=dead_stream(board),
+            subjects=(f"dead.{board}.>", f"retry.{board}.>"),
+            description="memories that handlers gave up on, and the wish to try again",
+            max_bytes=limits.dead_bytes,
+            discard="old",
+            **common,
+        ),
+        Stream(
+            name=f"KV_{presence_bucket(board)}",
+            subjects=(f"$KV.{presence_bucket(board)}.>",),
+            description="one card per running agent",
+            max_bytes=64 * MIB,
+            max_age_s=PRESENCE_S,
+            history=1,
+            discard="old",
+            storage="memory",
+            **common,
+        ),
+        Stream(
+            name=memory,
+            subjects=(f"mem.{board}.>", f"claim.{board}.>"),
+            description="a blackboard",
+            max_bytes=limits.memory_bytes,
+            history=limits.history,
+            atomic=True,
+            ttl=True,
+            **common,
+        ),
+        Stream(
+            name=f"KV_{state_bucket(board)}",
+            sources=(
+                {
+                    "name": memory,
+                    "subject_transforms": [
+                        {
+                            "src": f"mem.{board}.shared.*.state.>",
+                            "dest": f"$KV.{state_bucket(board)}.>",
+                        }
+                    ],
+                },
+            ),
+            description="projection: the newest shared state of topics under state.",
+            max_bytes=limits.memory_bytes // 4,
+            history=1,
+            discard="old",
+            ttl=True,
+            **common,
+        ),
+    ]
+
+
+async def create_board(connection: Connection, board: str, limits: Limits) -> None:
+    """Make what a board lacks; what is there stays as it is. Safe to call from many at once.
+
+    Raises:
+        BoardFullError: The broker's store has no room for the byte limits.
+        UnavailableError: The broker does not answer.
+    """
+    check_token("board", board)
+    for stream in streams_of(board, limits):
+        await connection.create_stream(stream)
+    logger.info("board.created", extra={"board": board})
+
+
+async def delete_board(connection: Connection, board: str) -> None:
+    """Delete a board and everything on it, for good."""
+    for stream in streams_of(board, Limits()):
+        await connection.delete_stream(stream.name)
+
+
+async def boards(connection: Connection) -> list[str]:
+    """The names of the boards on this broker."""
+    prefix = memory_stream("")
+    return [name.removeprefix(prefix) for name in await connection.streams(prefix)]

@@ -1,0 +1,253 @@
+"""The supervisor: owns the broker and the services of one data directory for as long as it is used.
+
+It is a plain loop in one thread without an event loop: it has to start fast, to fork safely and to
+be the last thing that breaks.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from types import FrameType
+
+from blackboard.errors import BlackboardError, UnavailableError
+from blackboard.local.broker import (
+    PROGRAM,
+    Greeting,
+    configuration,
+    find_program,
+    free_ports,
+    read_greeting,
+)
+from blackboard.local.child import Child
+from blackboard.local.directory import Directory, State, write_private
+from blackboard.local.locks import Lock, take_lock
+
+LOG = logging.getLogger(__name__)
+SERVICES: Sequence[tuple[str, Sequence[str]]] = (
+    ("steward", (sys.executable, "-P", "-m", "blackboard.steward")),
+)
+POLL_S = 0.3
+QUICK_POLL_S = 0.02
+START_LIMIT_S = 60.0  # a broker with a large store reads it first
+READY_LIMIT_S = 5.0
+BROKER_GRACE_S = 10.0
+SERVICE_GRACE_S = 5.0
+BROKER_LONGEST_DELAY_S = 2.0
+SERVICE_LONGEST_DELAY_S = 60.0
+SERVICE_HEALTHY_AFTER_S = 10.0
+LOG_BYTES = 8 * 1024 * 1024
+
+
+class Signals:
+    """Wakes the loop: SIGTERM and SIGINT ask it to end, SIGCHLD tells that a child ended."""
+
+    def __init__(self) -> None:
+        self.asked_to_stop = False
+        self._read, write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a signal comes or the time is over."""
+        if select.select([self._read], [], [], seconds)[0]:
+            os.read(self._read, 4096)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        LOG.info("asked to stop by %s", signal.Signals(number).name)
+        self.asked_to_stop = True
+
+
+class Supervisor:
+    """Runs the stack of a data directory until nobody uses it or it is told to end.
+
+    Args:
+        directory: The data directory.
+        port: Where the broker listens if it can; 0 for any free port.
+        lock: The supervisor's lock, held.
+        services: Name and command of each service.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        port: int,
+        lock: Lock,
+        services: Sequence[tuple[str, Sequence[str]]] = SERVICES,
+    ) -> None:
+        self._directory = directory
+        self._port = port
+        self._lock = lock
+        self._services = services
+        self._signals = Signals()
+        self._name = f"local-{uuid.uuid4().hex[:12]}"
+        self._children: list[Child] = []
+        self._state: State | None = None
+        self._ready: Lock | None = None
+        # Held from the decision to end until the end of this process: whoever comes waits.
+        self._nobody: Lock | None = None
+
+    def run(self) -> int:
+        """Start everything, watch it, end it; the exit code says whether it ever ran."""
+        os.umask(0o077)
+        LOG.info("supervisor of %s, pid %d", self._directory.path, os.getpid())
+        try:
+            self._open()
+            self._watch()
+        except (BlackboardError, OSError) as error:
+            LOG.error("%s", error)  # noqa: TRY400 - a sentence for the user, who sees the last line
+            return 1
+        else:
+            return 0
+        finally:
+            self._close()
+
+    def _open(self) -> None:
+        leftover = self._directory.read_state()
+        self._directory.remove_state()
+        token = self._directory.ensure_token()
+        # After a crash clients may still look for the broker where it was, so that port goes first.
+        wanted = (self._port,) if leftover is None else (leftover.port, self._port)
+        greeting = self._start_broker(wanted, token)
+        LOG.info("%s %s answers at %s", PROGRAM, greeting.version, self._running().url)
+        self._plan_services()
+        self._record()
+        self._ready = self._take_ready()
+
+    def _start_broker(self, wanted: tuple[int, ...], token: str) -> Greeting:
+        deadline = time.monotonic() + START_LIMIT_S
+        for port, monitor in zip(free_ports(*wanted), free_ports(), strict=False):
+            text = configuration(name=self._name, port=port, monitor=monitor, token=token)
+            write_private(self._directory.config_file, text.encode())
+            child = self._broker(port)
+            self._children = [child]
+            child.start()
+            greeting = self._await_greeting(child, port, deadline)
+            if greeting is not None:
+                self._state = State(
+                    url=f"nats://127.0.0.1:{port}",
+                    monitor=f"http://127.0.0.1:{monitor}",
+                    name=self._name,
+                    port=port,
+                    pids={},
+                    versions={PROGRAM: greeting.version, "python": sys.version.split()[0]},
+                )
+                return greeting
+            child.stop(BROKER_GRACE_S)  # gives up its lock for the next try
+        log = self._directory.log(PROGRAM)
+        raise UnavailableError(f"{PROGRAM} does not start on any port; see {str(log)!r}")
+
+    def _broker(self, port: int) -> Child:
+        return Child(
+            PROGRAM,
+            (find_program(), "-c", str(self._directory.config_file)),
+            directory=self._directory,
+            longest_delay_s=BROKER_LONGEST_DELAY_S,
+            healthy=lambda _age: self._greeting(port) is not None,
+        )
+
+    def _await_greeting(self, child: Child, port: int, deadline: float) -> Greeting | None:
+        """Wait for the broker; None when it ended, which is how it says that a port is taken."""
+        while not child.exited():
+            greeting = self._greeting(port)
+            if greeting is not None:
+                child.is_healthy = True
+                return greeting
+            if self._signals.asked_to_stop or time.monotonic() > deadline:
+                raise UnavailableError(f"{PROGRAM} did not answer; it was stopped")
+            self._signals.wait(QUICK_POLL_S)
+        return None
+
+    def _greeting(self, port: int) -> Greeting | None:
+        """Read the broker's greeting; whoever else answers on its port does not count."""
+        greeting = read_greeting(port)
+        return greeting if greeting is not None and greeting.server_name == self._name else None
+
+    def _plan_services(self) -> None:
+        """Make the services due; the loop starts them, so that none can keep the broker down."""
+        environment = {
+            **os.environ,  # noqa: TID251 - handed on, not read
+            "BLACKBOARD_URL": self._running().url,
+            "BLACKBOARD_TOKEN_FILE": str(self._directory.token_file),
+        }
+        self._children += [
+            Child(
+                name,
+                argv,
+                directory=self._directory,
+                longest_delay_s=SERVICE_LONGEST_DELAY_S,
+                healthy=lambda age: age > SERVICE_HEALTHY_AFTER_S,
+                environment=environment,
+            )
+            for name, argv in self._services
+        ]
+
+    def _take_ready(self) -> Lock:
+        """Take the lock that makes the state file count; a user may be looking at it just now."""
+        deadline = time.monotonic() + READY_LIMIT_S
+        while (lock := take_lock(self._directory.ready_lock)) is None:
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"{str(self._directory.ready_lock)!r} is held by a stranger")
+            self._signals.wait(QUICK_POLL_S)
+        return lock
+
+    def _watch(self) -> None:
+        while not self._signals.asked_to_stop:
+            if self._lock.lost():
+                LOG.warning("the data directory was removed, ending")
+                return
+            self._nobody = take_lock(self._directory.users_lock)
+            if self._nobody is not None:
+                LOG.info("nobody uses the stack any more, ending")
+                return
+            changed = [child.tend() for child in self._children]
+            try:
+                if any(changed):
+                    self._record()
+                self._shorten_logs()
+            except OSError as error:
+                LOG.warning("%s", error)  # a full disk is no reason to end the broker
+            self._signals.wait(self._pause())
+
+    def _pause(self) -> float:
+        return min(POLL_S, *(child.due_in() for child in self._children))
+
+    def _record(self) -> None:
+        pids = {child.name: child.pid for child in self._children if child.pid is not None}
+        state = self._running()
+        state.pids.clear()
+        state.pids.update({"supervisor": os.getpid(), **pids})
+        self._directory.write_state(state)
+
+    def _running(self) -> State:
+        if self._state is None:
+            raise UnavailableError("the stack is not running")
+        return self._state
+
+    def _shorten_logs(self) -> None:
+        """Cut logs in place, keeping one older part: their writers have them open for appending."""
+        for name in ("supervisor", *(child.name for child in self._children)):
+            log = self._directory.log(name)
+            if log.exists() and log.stat().st_size > LOG_BYTES:
+                shutil.copyfile(log, log.with_suffix(".log.1"))
+                os.truncate(log, 0)
+
+    def _close(self) -> None:
+        if not self._lock.lost():  # else a new stack may already live at this path
+            with contextlib.suppress(OSError):
+                self._directory.remove_state()
+        if self._ready is not None:
+            self._ready.release()
+        for child in reversed(self._children):  # the broker last: services say goodbye to it
+            child.stop(BROKER_GRACE_S if child.name == PROGRAM else SERVICE_GRACE_S)
+        LOG.info("supervisor ended")

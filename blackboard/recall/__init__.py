@@ -1,0 +1,1 @@
+"""Recall: texts as vectors, and (with a Qdrant index) memories by meaning."""

@@ -1,0 +1,207 @@
+"""Texts as vectors: all-MiniLM-L6-v2 on this machine, or an OpenAI-compatible endpoint.
+
+Offline is the default, so that recall works where there is no network. A vector depends on its text
+alone: not on the order of the texts and (to a cosine of 0.9999) not on what else was in the batch.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+import numpy as np
+from tokenizers import Tokenizer
+
+from blackboard.errors import ModelRefusedError
+from blackboard.models import Model
+from blackboard.recall import weights
+from blackboard.recall.weights import FloatArray, Precision, Session
+
+MINILM_DIMENSIONS = 384
+MAX_TOKENS = 256
+"""What MiniLM was trained on; the rest of a longer text is not seen."""
+MAX_CHARS = 16_384
+"""Cut before the tokenizer, which would read all of a large text to use 256 tokens of it."""
+BATCH_TOKENS = 4096
+"""Tokens in one run, padding included: enough to keep the cores busy, few enough for the caches."""
+WINDOW = 2048
+"""Texts tokenized and sorted at a time, which bounds the memory of a large call."""
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors; two embedders of the same name give comparable vectors."""
+
+    @property
+    def name(self) -> str:
+        """The model, for the index to remember."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers in a vector."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts.
+
+        Returns:
+            (n, d) float32, rows of unit length in the order of `texts`; (0, d) for no texts.
+
+        Raises:
+            ModelBusyError: The endpoint is overloaded or unreachable; retry later.
+            ModelRefusedError: The endpoint refused, or answered with something that is no vector.
+        """
+        ...
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2 in this process; make one with `open` and share it.
+
+    Texts are cut at 256 tokens. Runs in worker threads, at most two batches at a time, so the event
+    loop stays free.
+    """
+
+    def __init__(self, session: Session, tokenizer: Tokenizer, precision: str) -> None:
+        self._session = session
+        self._tokenizer = tokenizer
+        self._limiter = anyio.CapacityLimiter(2)
+        self.precision = precision
+
+    @classmethod
+    async def open(
+        cls, cache: Path | None = None, *, precision: Precision = "auto", threads: int | None = None
+    ) -> "MiniLM":
+        """Load the model; the first start on a machine also builds its graph (about two seconds).
+
+        Args:
+            cache: Where the built graph is kept (59 MB); None means `~/.cache/blackboard`.
+            precision: `auto` runs in 8 bits where that agrees with float32 and is not slower.
+            threads: Cores used for one batch; None means all, at most four.
+
+        Raises:
+            SettingsError: The weights are missing or not the right ones, or the cache cannot be
+                written; the text has the command to run.
+        """
+        where = cache or Path.home() / ".cache" / "blackboard"
+        cores = threads or min(4, os.cpu_count() or 1)
+        return await anyio.to_thread.run_sync(cls._load, where, precision, cores)
+
+    @classmethod
+    def _load(cls, cache: Path, precision: Precision, threads: int) -> "MiniLM":
+        directory = weights.model_directory()
+        file = directory / "tokenizer.json"
+        weights.check(file, weights.TOKENIZER_SHA256)
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(MAX_TOKENS)  # pyright: ignore[reportUnknownMemberType]
+        session, kept = weights.load(directory, cache, precision, threads)
+        return cls(session, tokenizer, kept)
+
+    @property
+    def name(self) -> str:
+        """The model's published name; 8 bits and float32 are comparable, so they share it."""
+        return "all-MiniLM-L6-v2"
+
+    @property
+    def dimensions(self) -> int:
+        """Always 384."""
+        return MINILM_DIMENSIONS
+
+    async def embed(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts; see `Embedder.embed`. Never refuses, never busy."""
+        vectors = np.empty((len(texts), MINILM_DIMENSIONS), dtype=np.float32)
+        for start in range(0, len(texts), WINDOW):
+            window = texts[start : start + WINDOW]
+            tokens = await anyio.to_thread.run_sync(self._tokenize, window, limiter=self._limiter)
+            for batch in _batches([len(ids) for ids in tokens]):
+                rows = await anyio.to_thread.run_sync(
+                    self._run, [tokens[place] for place in batch], limiter=self._limiter
+                )
+                vectors[[start + place for place in batch]] = rows
+        return vectors
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        # A lone surrogate is legal in a Python string and a panic in the tokenizer.
+        clean = [text[:MAX_CHARS].encode("utf-8", "replace").decode() for text in texts]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clean)]
+
+    def _run(self, batch: list[list[int]]) -> FloatArray:
+        ids = np.zeros((len(batch), max(map(len, batch))), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, tokens in enumerate(batch):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        return self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Group places by length, longest first, so that little of a batch is padding."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= BATCH_TOKENS:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
+class EndpointEmbedder:
+    """Any OpenAI-compatible `/v1/embeddings`; make one with `open`.
+
+    Args:
+        model: The client; its `embedding_name` is the model asked.
+        dimensions: Numbers in a vector, as the endpoint gives them.
+        batch: Texts in one request.
+    """
+
+    def __init__(self, model: Model, dimensions: int, *, batch: int = 128) -> None:
+        self._model = model
+        self._dimensions = dimensions
+        self._batch = batch
+
+    @classmethod
+    async def open(cls, model: Model, *, batch: int = 128) -> "EndpointEmbedder":
+        """Ask the endpoint for one vector, to learn how long they are.
+
+        Raises:
+            ModelBusyError: The endpoint is overloaded or unreachable; retry later.
+            ModelRefusedError: It refused, or its answer is no vector.
+        """
+        vectors = await model.embed(["dimensions"])
+        return cls(model, len(vectors[0]), batch=batch)
+
+    @property
+    def name(self) -> str:
+        """The model's name at the endpoint."""
+        return self._model.embedding_name
+
+    @property
+    def dimensions(self) -> int:
+        """As learned from the endpoint."""
+        return self._dimensions
+
+    async def embed(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts, `batch` in a request, one request after another; see `Embedder.embed`."""
+        vectors = np.empty((len(texts), self._dimensions), dtype=np.float32)
+        for start in range(0, len(texts), self._batch):
+            part = texts[start : start + self._batch]
+            for row, vector in enumerate(await self._model.embed(part), start):
+                vectors[row] = self._unit(vector)
+        return vectors
+
+    def _unit(self, vector: Sequence[float]) -> FloatArray:
+        if len(vector) != self._dimensions:
+            raise ModelRefusedError(
+                f"{self.name!r} answered with a vector of {len(vector)} numbers instead of "
+                f"{self._dimensions}; another model behind the same name needs a new index"
+            )
+        length = math.hypot(*vector)
+        if not math.isfinite(length) or length == 0.0:
+            raise ModelRefusedError(
+                f"{self.name!r} answered with a vector that has no direction (length {length}); "
+                "check the endpoint"
+            )
+        return np.asarray(vector, dtype=np.float64).astype(np.float32) / np.float32(length)

@@ -1,0 +1,129 @@
+"""What everybody on one connection shares: the connection, the journals, and work in flight.
+
+A sibling board is the same session under another name, so it costs nothing to make one.
+"""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import anyio
+from anyio.abc import TaskGroup
+
+from blackboard import local
+from blackboard.claim import Flight
+from blackboard.errors import NotFoundError
+from blackboard.jetstream import Connection, Outgoing
+from blackboard.journal import Journal
+from blackboard.layout import boards, create_board
+from blackboard.log import Log
+from blackboard.reader import Reader
+from blackboard.settings import Limits, Settings
+from blackboard.subjects import check_name, check_token, memory_stream
+from blackboard.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Desk:
+    """One agent's place at one board: its log, its journal, and its reader."""
+
+    log: Log
+    journal: Journal
+    reader: Reader
+
+
+@dataclass(slots=True)
+class Session:
+    """One connection and what its users share.
+
+    Attributes:
+        connection: To the broker.
+        url: Where the broker is, without the secret.
+        settings: As read when the session began.
+        instance: This session, as a UUID; on every message it writes.
+        flights: Runs of `once` in this process, by board and key.
+    """
+
+    connection: Connection
+    url: str
+    settings: Settings
+    limits: Limits
+    group: TaskGroup
+    instance: str = field(default_factory=lambda: uuid4().hex)
+    flights: dict[str, Flight] = field(default_factory=dict[str, Flight])
+    desks: dict[tuple[str, str], Desk] = field(default_factory=dict[tuple[str, str], Desk])
+
+    def desk(self, board: str, agent: str) -> Desk:
+        """The place of an agent at a board; made on first use."""
+        found = self.desks.get((board, agent))
+        if found is None:
+            check_token("board", board)
+            check_name("agent", agent)
+            found = self.desks[board, agent] = self._desk(board, agent)
+        return found
+
+    def _desk(self, board: str, agent: str) -> Desk:
+        connection = self.connection
+
+        async def publish(subject: str, body: bytes) -> None:
+            await connection.publish(Outgoing(subject, body))
+
+        journal = Journal(board, agent, self.instance, publish)
+        telemetry = Telemetry(
+            board,
+            agent,
+            self.instance,
+            journal.span,
+            ratio=self.settings.trace_ratio,
+            otlp_endpoint=self.settings.otlp_endpoint,
+        )
+        log = Log(connection, board, agent, self.instance, telemetry, self.limits)
+        self.group.start_soon(journal.run)
+        return Desk(log, journal, Reader(log))
+
+
+@asynccontextmanager
+async def open_session(
+    settings: Settings, board: str, agent: str, *, limits: Limits, create: bool
+) -> AsyncGenerator[Session]:
+    """Connect, make sure that the board is there, and write the journals until the end.
+
+    Raises:
+        UnavailableError: The broker does not answer.
+        SettingsError: The address, the token or the data directory cannot be used.
+        NotFoundError: There is no such board, and `create` is off.
+    """
+    check_token("board", board)
+    check_name("agent", agent)
+    async with AsyncExitStack() as stack:
+        url, token = settings.url, None
+        if url is None:
+            endpoint = await stack.enter_async_context(local.join(Path(settings.data_dir)))
+            url, token = endpoint.url, endpoint.token
+        else:
+            token = settings.token()
+        connection = await stack.enter_async_context(
+            Connection.open(url, token=token, name=f"{agent}@{board}")
+        )
+        await _ensure(connection, board, limits, create=create)
+        async with anyio.create_task_group() as group:
+            session = Session(connection, url, settings, limits, group)
+            session.desk(board, agent)
+            try:
+                yield session
+            finally:
+                group.cancel_scope.cancel()
+
+
+async def _ensure(connection: Connection, board: str, limits: Limits, *, create: bool) -> None:
+    if await connection.stream(memory_stream(board)) is not None:
+        return
+    if not create:
+        found = ", ".join(await boards(connection)) or "none"
+        raise NotFoundError(f"no board {board!r} on this broker; there is: {found}")
+    await create_board(connection, board, limits)

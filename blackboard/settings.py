@@ -1,0 +1,108 @@
+"""The settings of a process, and the only reader of its environment.
+
+They are read once, at the edge (`Blackboard.open`, the command line, a service), and passed down as
+arguments, so that a test or an embedding program never has to change the environment.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from blackboard.errors import SettingsError
+
+MIB = 1024 * 1024
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a board may hold; applied when the board is made.
+
+    `max_bytes` values are reserved by the broker, so their sum over all boards has to fit into its
+    file store.
+    """
+
+    memory_bytes: int = 4096 * MIB
+    blob_bytes: int = 4096 * MIB
+    audit_bytes: int = 512 * MIB
+    spans_bytes: int = 256 * MIB
+    dead_bytes: int = 128 * MIB
+    history: int = 64
+    """Revisions kept of a memory."""
+    consumers: int = 100_000
+    """Consumers a stream may have; the broker's default is 1,000, which a pool of agents passes."""
+    replicas: int = 1
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the board is, how to get in, and which model to ask."""
+
+    url: str | None = None
+    """Addresses of the broker, separated by commas; None joins the local stack of `data_dir`."""
+    token_file: Path | None = None
+    board: str = "main"
+    data_dir: Path = Path(".blackboard")
+    model_url: str | None = None
+    """Base URL of an OpenAI-compatible endpoint; None means extractive summaries."""
+    model_key: str | None = None
+    model_name: str = "gpt-4o-mini"
+    embedding_model: str | None = None
+    otlp_endpoint: str | None = None
+    trace_ratio: float = 1.0
+    """Share of traces that are recorded, 0 to 1."""
+    machine: str = ""
+
+    def token(self) -> str | None:
+        """Read the broker's token; None when no token file is set.
+
+        Raises:
+            SettingsError: The file cannot be read.
+        """
+        if self.token_file is None:
+            return None
+        try:
+            return self.token_file.read_text().strip()
+        except OSError as error:
+            raise SettingsError(
+                f"cannot read the token file {str(self.token_file)!r} ({error.strerror}); "
+                "set BLACKBOARD_TOKEN_FILE to a file this user may read"
+            ) from error
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment.
+
+    Args:
+        environ: Variables to read; None reads those of the process.
+
+    Raises:
+        SettingsError: A variable has a value that cannot be used; the text names it.
+    """
+    env = os.environ if environ is None else environ
+    token_file = env.get("BLACKBOARD_TOKEN_FILE")
+    return Settings(
+        url=env.get("BLACKBOARD_URL") or None,
+        token_file=Path(token_file) if token_file else None,
+        board=env.get("BLACKBOARD_BOARD") or "main",
+        data_dir=Path(env.get("BLACKBOARD_DATA") or ".blackboard"),
+        model_url=env.get("OPENAI_BASE_URL") or None,
+        model_key=env.get("OPENAI_API_KEY") or None,
+        model_name=env.get("BLACKBOARD_MODEL") or "gpt-4o-mini",
+        embedding_model=env.get("BLACKBOARD_EMBEDDING_MODEL") or None,
+        otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        or env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        or None,
+        trace_ratio=_ratio(env.get("BLACKBOARD_TRACE_RATIO", "1")),
+        machine=socket.gethostname(),
+    )
+
+
+def _ratio(text: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = -1.0
+    if not 0.0 <= ratio <= 1.0:
+        raise SettingsError(f"BLACKBOARD_TRACE_RATIO={text!r} is not a number from 0 to 1")
+    return ratio
