@@ -193,11 +193,13 @@ class Blackboard:
 
         Args:
             topic: Tokens of A-Z, a-z, 0-9, _ and - joined by dots; `once` and `answers` are taken.
-            content: Any JSON value, up to 256 MiB, or a `Memory` whose fields the arguments replace.
+            content: Any JSON value, up to 256 MiB, or a `Memory` whose fields the arguments
+                replace.
             key: Makes it shared state at this key: the next revision of what is there, whoever put
                 it. Without it the memory is new and only this agent may revise it.
             kind: note, or a word of your own.
-            access: The access label; `shared`, in a handler that of its inputs, or what the key has.
+            access: The access label; `shared`, in a handler that of its inputs, or what the key
+                has.
             session: The job or conversation it belongs to.
             user: The data subject, for erasure.
             tags: Names and values, both str.
@@ -438,7 +440,7 @@ class Blackboard:
             )
             result, made = await once.result(work, make)
             span.set_attribute("blackboard.reused", not made)
-            once.count(result, made)
+            once.count(result, made=made)
             binding = self._writer.binding
             target = topic or (None if binding is None else binding.to)
             if target is None:
@@ -450,7 +452,7 @@ class Blackboard:
                 tags=None if tags is None else dict(tags),
                 priority=priority,
             )
-            return await once.light(result, made, target, fields, ttl)
+            return await once.light(result, target, fields, made=made, ttl=ttl)
 
     # Reading
 

@@ -1,8 +1,8 @@
 """`once`: a piece of work whose result is stored once, however many agents ask for it.
 
 The result is shared state at a key made from what the work is, so the broker's own check lets only
-one be stored: that is the fence, and it needs neither clock nor lease. The lease only saves work: it
-keeps the others from starting, and they wait for the result instead.
+one be stored: that is the fence, and it needs neither clock nor lease. The lease only saves work:
+it keeps the others from starting, and they wait for the result instead.
 """
 
 import hashlib
@@ -234,7 +234,7 @@ class Once:
         )
 
     async def light(
-        self, result: Memory, made: bool, topic: str, fields: Memory, ttl: timedelta | None
+        self, result: Memory, topic: str, fields: Memory, *, made: bool, ttl: timedelta | None
     ) -> Memory:
         """Put a memory that shows the result in the caller's own topic and session."""
         shown = msgspec.structs.replace(
@@ -257,7 +257,7 @@ class Once:
             stored=now(),
         )
 
-    def count(self, result: Memory, made: bool) -> None:
+    def count(self, result: Memory, *, made: bool) -> None:
         """Count what this call made or saved."""
         telemetry = self._log.telemetry
         telemetry.count(ONCE_MADE if made else ONCE_REUSED)
@@ -364,7 +364,7 @@ async def _run_while_held(make: Make, claim: Claim) -> Memory | None:
         group.start_soon(keep)
         try:
             result = await _run(make)
-        except Exception as problem:  # noqa: BLE001 - whatever it is, waiters are told and it is raised
+        except Exception as problem:  # noqa: BLE001 - told to the waiters, then raised
             error = problem
         group.cancel_scope.cancel()
     if error is not None:

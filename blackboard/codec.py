@@ -19,6 +19,7 @@ ValueT = TypeVar("ValueT")
 Json = Any
 """A JSON value: None, bool, int, float, str, list or dict with str keys."""
 
+MAX_INTEGER = 2**63
 MAX_CONTENT_BYTES = 256 * 1024 * 1024
 
 
@@ -63,27 +64,31 @@ def to_json(value: Json) -> Json:
         return value
     try:
         tree = msgspec.to_builtins(value, enc_hook=_enc_hook, builtin_types=(bytes, bytearray))
-        _check_tree(tree)
+        return _plain(tree)
     except RecursionError:
         raise InvalidError("content is nested too deeply, or contains itself") from None
     except (TypeError, ValueError) as error:
         raise InvalidError(f"content is no JSON: {error}") from error
-    return tree
 
 
-def _check_tree(tree: Json) -> None:
+def _plain(tree: Json) -> Json:
+    """Check a tree that is ours to change, and make its tuples lists."""
     if isinstance(tree, dict):
-        for key, value in cast("dict[object, Json]", tree).items():
+        fields = cast("dict[object, Json]", tree)
+        for key, value in fields.items():
             if not isinstance(key, str):
                 raise InvalidError(f"content is no JSON: key {key!r} is not a str")
-            _check_tree(value)
-    elif isinstance(tree, list | tuple):
-        for value in cast("list[Json]", tree):
-            _check_tree(value)
-    elif isinstance(tree, float) and not math.isfinite(tree):
+            fields[key] = _plain(value)
+        return fields
+    if isinstance(tree, list | tuple):
+        return [_plain(value) for value in cast("list[Json]", tree)]
+    if isinstance(tree, float) and not math.isfinite(tree):
         raise InvalidError(f"content is no JSON: {tree!r} is not a number there")
-    elif isinstance(tree, bytes | bytearray):
+    if isinstance(tree, int) and not -MAX_INTEGER <= tree < MAX_INTEGER:
+        raise InvalidError(f"content is no JSON that others read: {tree} has more than 64 bits")
+    if isinstance(tree, bytes | bytearray):
         raise InvalidError("content is no JSON: bytes; encode them as text, for example base64")
+    return tree
 
 
 def encode_content(content: Json) -> bytes:

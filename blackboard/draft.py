@@ -10,7 +10,7 @@ from blackboard.envelope import Write
 from blackboard.errors import TooManyOutputsError
 from blackboard.jetstream import Outgoing
 from blackboard.log import Log
-from blackboard.messages import Memory
+from blackboard.messages import Memory, Payload, memory_of
 from blackboard.records import Cause
 from blackboard.subjects import SHARED, Ref, derived_id
 
@@ -132,19 +132,14 @@ class Draft:
 
 
 def _as_memory(write: Write) -> Memory:
-    body = write.memory
-    fields = {} if body is None else {name: getattr(body, name) for name in body.__struct_fields__}
-    known = set(Memory.__struct_fields__)
-    return Memory(
-        **{
-            **{name: value for name, value in fields.items() if name in known},
-            "agent": write.agent,
-            "access": write.access,
-            "topic": write.ref.topic,
-            "id": write.ref.id,
-            "revision": 0,
-            "expires": write.expires,
-            "gone": write.gone,
-            "reason": write.reason,
-        }
+    return memory_of(
+        write.memory or Payload(),
+        agent=write.agent,
+        access=write.access,
+        topic=write.ref.topic,
+        id=write.ref.id,
+        revision=0,
+        expires=write.expires,
+        gone=write.gone,
+        reason=write.reason,
     )

@@ -1,7 +1,7 @@
 """What surrounds a memory on the wire: its subject and headers, written and read.
 
-Readers trust nothing that a message says about itself beyond its body: author, time and revision are
-the broker's word, and a message that names another author than its subject does is no memory.
+Readers trust nothing that a message says about itself beyond its body: author, time and revision
+are the broker's word, and a message that names another author than its subject does is no memory.
 """
 
 import math
@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 from blackboard.clock import now
 from blackboard.errors import InvalidError
 from blackboard.jetstream import Message, Outgoing
-from blackboard.messages import Memory, Payload, decode, encode
+from blackboard.messages import Memory, Payload, decode, encode, memory_of
 from blackboard.subjects import STATE, Address, Ref, reference_filter
 
 GONE = frozenset({"retired", "forgotten", "moved"})
@@ -78,15 +78,13 @@ def seal(write: Write, board: str, instance: str) -> Outgoing:
         headers["Nats-TTL"] = str(TOMBSTONE_S)
         if ref.topic.split(".")[0] == STATE:
             headers["KV-Operation"] = "DEL"
-    reason = quote(write.reason, safe=HEADER_SAFE) if write.reason else None
-    for name, value in (
-        ("Bb-Reason", reason),
-        ("Bb-Cause", write.cause),
-        ("Bb-By", write.by),
-        ("Bb-Origin", write.origin),
-    ):
-        if value is not None:
-            headers[name] = value
+    said = {
+        "Bb-Reason": quote(write.reason, safe=HEADER_SAFE) if write.reason else None,
+        "Bb-Cause": write.cause,
+        "Bb-By": write.by,
+        "Bb-Origin": write.origin,
+    }
+    headers.update({name: value for name, value in said.items() if value is not None})
     body = b"" if write.memory is None else encode(write.memory)
     return Outgoing(str(address), body, headers)
 
@@ -105,21 +103,8 @@ def to_memory(message: Message) -> Memory:
     if gone is not None and gone not in GONE:
         raise InvalidError(f"an unknown tombstone {gone!r} on {message.subject}")
     payload = decode(message.data) if message.data and gone is None else Payload()
-    return Memory(
-        content=payload.content,
-        content_of=payload.content_of,
-        blob=payload.blob,
-        text=payload.text,
-        kind=payload.kind,
-        session=payload.session,
-        user=payload.user,
-        tags=payload.tags,
-        priority=payload.priority,
-        sources=payload.sources,
-        links=payload.links,
-        cost=payload.cost,
-        happened=payload.happened,
-        hops=payload.hops,
+    return memory_of(
+        payload,
         agent=address.agent,
         access=address.access,
         topic=address.topic,

@@ -20,7 +20,8 @@
       SettingsError           fix the settings; nothing was connected or written (exit code 2)
 
 A handler that raises a `RetryableError` gets its input again after a delay; a `TerminalError` sends
-the input to the dead letters at once; any other exception counts as a bug: it is retried, then dead.
+the input to the dead letters at once; any other exception counts as a bug: it is retried, then
+dead.
 """
 
 

@@ -7,6 +7,8 @@ presence) gives way to the new. Streams that exist keep their settings; `apply` 
 
 import logging
 
+import msgspec
+
 from blackboard.jetstream import Connection, Stream
 from blackboard.settings import MIB, Limits
 from blackboard.subjects import (
@@ -29,16 +31,14 @@ DAY_S = 24 * 3600.0
 
 def streams_of(board: str, limits: Limits) -> list[Stream]:
     """The streams of a board; the projection comes last, because it reads the board."""
-    common = {"replicas": limits.replicas, "consumers": limits.consumers}
     memory = memory_stream(board)
-    return [
+    streams = [
         Stream(
             name=blob_stream(board),
             subjects=(f"blob.{board}.>",),
             description="content above 256 KiB, in chunks",
             max_bytes=limits.blob_bytes,
             atomic=True,
-            **common,
         ),
         Stream(
             name=audit_stream(board),
@@ -48,7 +48,6 @@ def streams_of(board: str, limits: Limits) -> list[Stream]:
             max_age_s=30 * DAY_S,
             discard="old",
             compressed=True,
-            **common,
         ),
         Stream(
             name=spans_stream(board),
@@ -58,7 +57,6 @@ def streams_of(board: str, limits: Limits) -> list[Stream]:
             max_age_s=7 * DAY_S,
             discard="old",
             compressed=True,
-            **common,
         ),
         Stream(
             name=dead_stream(board),
@@ -66,7 +64,6 @@ def streams_of(board: str, limits: Limits) -> list[Stream]:
             description="memories that handlers gave up on, and the wish to try again",
             max_bytes=limits.dead_bytes,
             discard="old",
-            **common,
         ),
         Stream(
             name=f"KV_{presence_bucket(board)}",
@@ -77,7 +74,6 @@ def streams_of(board: str, limits: Limits) -> list[Stream]:
             history=1,
             discard="old",
             storage="memory",
-            **common,
         ),
         Stream(
             name=memory,
@@ -87,7 +83,6 @@ def streams_of(board: str, limits: Limits) -> list[Stream]:
             history=limits.history,
             atomic=True,
             ttl=True,
-            **common,
         ),
         Stream(
             name=f"KV_{state_bucket(board)}",
@@ -107,8 +102,11 @@ def streams_of(board: str, limits: Limits) -> list[Stream]:
             history=1,
             discard="old",
             ttl=True,
-            **common,
         ),
+    ]
+    return [
+        msgspec.structs.replace(stream, replicas=limits.replicas, consumers=limits.consumers)
+        for stream in streams
     ]
 
 

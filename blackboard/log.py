@@ -1,6 +1,7 @@
 """The typed log of one board: memories go in as writes and come out as memories, checked.
 
-A write carries the sequence it expects and a UUID of its own. When its answer is lost, the log looks
+A write carries the sequence it expects and a UUID of its own. When its answer is lost, the log
+looks
 at the first revision behind the expected one: if that carries the UUID, the write succeeded. So a
 caller sees a conflict only when somebody else really was first.
 """
@@ -134,8 +135,8 @@ class Log:
     async def send(self, messages: Sequence[Outgoing]) -> int:
         """Store messages, all or none, and return the sequence of the last.
 
-        Each carries its expected sequence and `Bb-Write`, so an answer that was lost is found out by
-        reading back, and sending again can store nothing twice.
+        Each carries its expected sequence and `Bb-Write`, so an answer that was lost is found out
+        by reading back, and sending again can store nothing twice.
 
         Raises:
             ConflictError: One of them moved; nothing was stored.

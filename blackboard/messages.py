@@ -1,11 +1,12 @@
 """The wire structs: what a message on a board says, and how it is written as JSON.
 
 A payload is JSON so that any NATS tool shows it. Readers ignore fields they do not know, so fields
-can be added; a field's meaning never changes. Who wrote a memory, when, and as which revision is not
-in the payload: subject, timestamp and sequence are the broker's word (`Memory` shows them).
+can be added; a field's meaning never changes. Who wrote a memory, when, and as which revision is
+not in the payload: subject, timestamp and sequence are the broker's word (`Memory` shows them).
 """
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -112,6 +113,12 @@ class Memory(Payload, frozen=True, kw_only=True, omit_defaults=True):
         """The reference of exactly this revision."""
         agent = self.agent if is_id(self.id) else ANY_AGENT
         return Ref(agent, self.topic, self.id, self.revision or None, self.revision or None)
+
+
+def memory_of(payload: Payload, **place: Any) -> Memory:
+    """A memory with the fields of a payload, and with `place` in place of or beside them."""
+    fields: dict[str, Any] = {name: getattr(payload, name) for name in Payload.__struct_fields__}
+    return Memory(**{**fields, **place})
 
 
 def encode(memory: Payload) -> bytes:

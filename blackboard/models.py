@@ -231,7 +231,7 @@ class Model:
         raise AssertionError("the last attempt returns or raises")
 
     async def _attempt(self, ask: Callable[[], Awaitable[_Raw]]) -> _Raw:
-        import openai  # noqa: PLC0415  # 350 ms that only those who ask a model shall pay
+        import openai  # noqa: PLC0415 - 350 ms that only those who ask a model shall pay
 
         try:
             with anyio.fail_after(self._patience.attempt_s):
@@ -293,7 +293,7 @@ async def open_model(
     if not url.startswith(("http://", "https://")):
         raise SettingsError(f"OPENAI_BASE_URL={url!r} is no http(s) address")
     try:
-        import openai  # noqa: PLC0415  # see `_attempt`
+        import openai  # noqa: PLC0415 - see `_attempt`
     except ImportError as error:
         raise SettingsError(f"asking a model needs the openai package; run: {INSTALL}") from error
     limits = patience or Patience()

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-import anyio
 from anyio.abc import TaskGroup
 
-from blackboard import local
+from blackboard.background import background
 from blackboard.claim import Flight
 from blackboard.errors import NotFoundError
 from blackboard.jetstream import Connection, Outgoing
 from blackboard.journal import Journal
 from blackboard.layout import boards, create_board
+from blackboard.local import join
 from blackboard.log import Log
 from blackboard.reader import Reader
 from blackboard.settings import Limits, Settings
@@ -103,7 +103,7 @@ async def open_session(
     async with AsyncExitStack() as stack:
         url, token = settings.url, None
         if url is None:
-            endpoint = await stack.enter_async_context(local.join(Path(settings.data_dir)))
+            endpoint = await stack.enter_async_context(join(Path(settings.data_dir)))
             url, token = endpoint.url, endpoint.token
         else:
             token = settings.token()
@@ -111,13 +111,10 @@ async def open_session(
             Connection.open(url, token=token, name=f"{agent}@{board}")
         )
         await _ensure(connection, board, limits, create=create)
-        async with anyio.create_task_group() as group:
+        async with background() as group:
             session = Session(connection, url, settings, limits, group)
             session.desk(board, agent)
-            try:
-                yield session
-            finally:
-                group.cancel_scope.cancel()
+            yield session
 
 
 async def _ensure(connection: Connection, board: str, limits: Limits, *, create: bool) -> None:

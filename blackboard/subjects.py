@@ -1,7 +1,8 @@
 """The subject grammar: tokens, references, patterns, and the names of streams and buckets.
 
-A memory lives at `mem.<board>.<access>.<agent>.<topic>.<id>`. Board and agent come early because the
-broker grants rights by prefix; the topic comes before the id because readers ask by topic. Nothing
+A memory lives at `mem.<board>.<access>.<agent>.<topic>.<id>`. Board and agent come early because
+the broker grants rights by prefix; the topic comes before the id because readers ask by topic.
+Nothing
 here talks to the broker: what a pattern selects is decided by the same text there and here, and a
 test holds the two against each other.
 """
@@ -22,7 +23,8 @@ STATE = "state"
 SHARED = "shared"
 ANY_AGENT = "*"
 MAX_SUBJECT_BYTES = 1024
-"""Subjects travel in the protocol's control line (4,096 bytes at the broker), with a reply beside."""
+"""Subjects travel in the protocol's control line (4,096 bytes at the broker), with a reply
+beside."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _NAME = re.compile(r"(?=.{1,64}\Z)[a-z0-9_]+(-[a-z0-9_]+)*\Z")
@@ -118,7 +120,7 @@ class Ref:
         self,
         agent: str,
         topic: str,
-        id: str,  # noqa: A002 - the field's name on the wire
+        id: str,  # noqa: A002 - what the token is called everywhere
         revision: int | None = None,
         written: int | None = None,
     ) -> None:
@@ -244,12 +246,12 @@ class Pattern:
             InvalidError: `text` is no pattern; the text names the rule that it breaks.
         """
         tokens = text.split(".")
-        for index, token in enumerate(tokens):
-            if token == "*" or (token == ">" and index == len(tokens) - 1):
+        for index, part in enumerate(tokens):
+            if part == "*" or (part == ">" and index == len(tokens) - 1):
                 continue
-            if ">" in token:
+            if ">" in part:
                 raise InvalidError(f"pattern {text!r}: '>' may only be the whole last token")
-            check_token(f"pattern {text!r}: the token", token)
+            check_token(f"pattern {text!r}: the token", part)
         if len(text) > MAX_SUBJECT_BYTES // 2:
             raise InvalidError(f"pattern of {len(text)} characters; the limit is 512")
         return cls(text)

@@ -2,30 +2,29 @@
 
 Three things become of a finished span. Its record goes to the board's own stream, always. It is
 exported when an OTLP endpoint is set or the program has installed a tracer provider. And while it
-lasts it is the current span of OpenTelemetry's context, so that spans of the user's own code nest in
-it and writes carry its `traceparent`.
+lasts it is the current span of OpenTelemetry's context, so that spans of the user's own code nest
+in it and writes carry its `traceparent`.
 
 The OpenTelemetry SDK is only loaded when something is exported: it costs 120 ms and 9 MB a process,
 and a pool has thousands of them. What is recorded is the same either way.
 
 Names are low in cardinality, and no attribute ever holds content: references, patterns, counts and
-error classes only. Errors are recorded by class, without their text, which may quote content.
+error classes only. Errors are recorded by class, without their text, which may quote content. (The
+two attributes for how a span ended stand in `spans`.)
 """
 
-import os
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from opentelemetry import context as contexts, metrics, trace
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry import metrics, trace
+from opentelemetry.trace import NoOpTracer, NoOpTracerProvider, ProxyTracerProvider, Tracer
 
-from blackboard.otlp import HTTP, Export, open_export
 from blackboard.records import SpanRecord
+from blackboard.spans import Kind, Recorder, Span, Value, ids, propagator
 from blackboard.subjects import Pattern, Ref, consumer_name, memory_stream
+
+if TYPE_CHECKING:
+    from blackboard.otlp import Export
 
 # Spans. For reads and writes they are the operation names of the GenAI memory conventions, or in
 # their style where these have none; such a span also carries `gen_ai.operation.name`.
@@ -97,12 +96,8 @@ ONCE: Final = "blackboard.once"
 """The name given to `once`: a kind of work."""
 REUSED: Final = "blackboard.reused"
 """Whether `once` found the result made."""
-OUTCOME: Final = "blackboard.outcome"
-"""How it ended when that is neither success nor an error: the class of what was raised."""
 HANDLER: Final = "blackboard.handler"
 """The handler's name."""
-ERROR_TYPE: Final = "error.type"
-"""The error's class."""
 MESSAGING_SYSTEM: Final = "messaging.system"
 """Always `nats`."""
 MESSAGING_OPERATION: Final = "messaging.operation.name"
@@ -156,22 +151,18 @@ EXPORT_DROPPED: Final = Metric(
 HANDLE_SECONDS: Final = Metric("blackboard.handle.duration", "s", "What a handler's run took")
 LAG_SECONDS: Final = Metric("blackboard.delivery.lag", "s", "From stored to given to the handler")
 
-Value = str | bool | int | float | Ref | None
-"""Of an attribute. A reference becomes text only if the span is recorded; None is left out."""
-Kind = Literal["internal", "client", "producer", "consumer", "server"]
+_meter = metrics.get_meter("blackboard")
+_counters: dict[str, metrics.Counter] = {}
+_histograms: dict[str, metrics.Histogram] = {}
 
-MAX_LINKS = 64
-"""A span keeps the first of its links; a group may have thousands of parts."""
-TRACEPARENT = "traceparent"
 
-_KINDS = {kind.name.lower(): kind for kind in SpanKind}
-_SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
-_OWN = contexts.create_key("blackboard-span")
-_propagator = TraceContextTextMapPropagator()
-# Not the module's generator: a program that seeds it, as for a repeatable experiment, would give
-# the same ids to all its processes; and so would a fork.
-_random = random.Random()  # noqa: S311 - ids need to differ, not to be secret
-os.register_at_fork(after_in_child=_random.seed)
+def add(metric: Metric, n: int, labels: Mapping[str, str]) -> None:
+    """Add to a counter of the program's meter provider; nothing happens when it has none."""
+    counter = _counters.get(metric.name)
+    if counter is None:
+        counter = _meter.create_counter(metric.name, metric.unit, metric.description)
+        _counters[metric.name] = counter
+    counter.add(n, labels)
 
 
 class Telemetry:
@@ -192,7 +183,7 @@ class Telemetry:
         *,
         ratio: float = 1.0,
         otlp_endpoint: str | None = None,
-        otlp_protocol: str = HTTP,
+        otlp_protocol: str = "http/protobuf",
     ) -> None:
         """Begin; whether the program has a tracer provider of its own is looked up here.
 
@@ -207,27 +198,28 @@ class Telemetry:
             otlp_protocol: `http/protobuf` or `grpc`.
 
         Raises:
-            SettingsError: The endpoint or protocol cannot be used, or the exporter is not installed.
+            SettingsError: The endpoint or protocol cannot be used, or no exporter is installed.
         """
         self.board = board
         self.agent = agent
         self.instance = instance
-        self._settings: dict[str, Any] = {
-            "ratio": ratio,
-            "otlp_endpoint": otlp_endpoint,
-            "otlp_protocol": otlp_protocol,
-        }
-        self._sink = sink
+        self._otlp = (otlp_endpoint, otlp_protocol)
         self._counts: dict[str, int] = {}
         self._labels = {STORE_ID: board, AGENT_NAME: agent}
+        self._base = {STORE_ID: board, AGENT_ID: agent, AGENT_NAME: agent}
+        self._operations = {name: {**self._base, OPERATION: name} for name in OPERATIONS}
         self._export: Export | None = None
         tracer = _users_tracer()
-        self._draw = None if tracer is not None else _random.random
+        foreign = tracer is not None
         if tracer is None and otlp_endpoint:
+            # Here, because it loads the SDK.
+            from blackboard.otlp import open_export  # noqa: PLC0415
+
             self._export = open_export(otlp_endpoint, otlp_protocol)
-            tracer = self._export.tracer(agent, instance, _random)
-        self._tracer = tracer
-        self._ratio = ratio
+            tracer = _working(self._export.tracer(agent, instance, ids))
+        self._recorder = Recorder(
+            agent, instance, sink, ratio=ratio, tracer=tracer, foreign=foreign
+        )
 
     def sibling(
         self,
@@ -237,8 +229,15 @@ class Telemetry:
         agent: str | None = None,
     ) -> "Telemetry":
         """The same process under another name or at another board, with counters of its own."""
+        endpoint, protocol = self._otlp
         return Telemetry(
-            board or self.board, agent or self.agent, self.instance, sink, **self._settings
+            board or self.board,
+            agent or self.agent,
+            self.instance,
+            sink,
+            ratio=self._recorder.ratio,
+            otlp_endpoint=endpoint,
+            otlp_protocol=protocol,
         )
 
     def span(
@@ -250,11 +249,11 @@ class Telemetry:
         parent: Mapping[str, str] | None = None,
         links: Sequence[str] = (),
         expected: tuple[type[BaseException], ...] = (),
-    ) -> "Span":
+    ) -> Span:
         """A span, to be used as `with telemetry.span(…) as span:`, also around awaits.
 
         Args:
-            name: A constant of this module, or one with few values.
+            name: A constant of this module, for requests to a model followed by its name.
             kind: None means client for the operations on memories and models, else internal.
             attributes: No content.
             parent: Headers of the message that caused it; without a `traceparent` that can be read,
@@ -263,9 +262,12 @@ class Telemetry:
             expected: Errors that are answers, such as `NotFoundError` of a get. Such an end, or a
                 cancellation, is recorded as the outcome and not as an error.
         """
+        base = self._operations.get(name)
+        if base is None:
+            base = self._operations.get(name.partition(" ")[0], self._base)
         if kind is None:
-            kind = "client" if name in OPERATIONS else "internal"
-        return Span(self, name, kind, attributes, parent, links, expected)
+            kind = "internal" if base is self._base else "client"
+        return Span(self._recorder, name, kind, base, attributes, parent, links, expected)
 
     def delivery(
         self,
@@ -277,7 +279,7 @@ class Telemetry:
         parent: Mapping[str, str] | None = None,
         links: Sequence[str] = (),
         expected: tuple[type[BaseException], ...] = (),
-    ) -> "Span":
+    ) -> Span:
         """The span of a handler's run on one input, by the messaging conventions.
 
         Args:
@@ -300,11 +302,20 @@ class Telemetry:
             MESSAGE_ID: ref,
             DELIVERY_COUNT: delivery,
         }
-        return Span(self, f"{PROCESS} {pattern}", "consumer", attributes, parent, links, expected)
+        return Span(
+            self._recorder,
+            f"{PROCESS} {pattern}",
+            "consumer",
+            self._base,
+            attributes,
+            parent,
+            links,
+            expected,
+        )
 
     def inject(self, headers: dict[str, str]) -> None:
         """Add the current span's `traceparent`, also when it is not recorded; nothing without."""
-        _propagator.inject(headers)
+        propagator.inject(headers)
 
     def trace_id(self) -> str | None:
         """The current trace, as 32 hex digits."""
@@ -322,7 +333,10 @@ class Telemetry:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What was counted since the start, by the metric's name; zeros are left out."""
+        """What was counted since the start, by the metric's name; zeros are left out.
+
+        Spans lost in export are counted for the whole process.
+        """
         lost = self._export.dropped if self._export is not None else 0
         return {**self._counts, EXPORT_DROPPED.name: lost} if lost else dict(self._counts)
 
@@ -344,33 +358,17 @@ class Telemetry:
         if export is not None:
             lost = export.close(timeout_s)
             self._counts[EXPORT_DROPPED.name] = lost
-            self._tracer = None
-
-    def sampled(self) -> bool:
-        """Decide whether a new trace is recorded."""
-        return self._ratio >= 1.0 or _random.random() < self._ratio
+            self._recorder.tracer = None
 
 
-class Span:
-    """A span of ours, from `with` to its end.
+def _users_tracer() -> Tracer | None:
+    """A tracer of the provider that the program has installed, or None."""
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+        return None
+    return _working(provider.get_tracer("blackboard"))
 
-    Attributes:
-        recording: Whether it is recorded; set on entering. Check it before costly attributes.
-    """
 
-    __slots__ = (
-        "_attributes",
-        "_context",
-        "_error",
-        "_expected",
-        "_kind",
-        "_links",
-        "_name",
-        "_parent",
-        "_parent_id",
-        "_span",
-        "_start",
-        "_telemetry",
-        "_token",
-        "recording",
-    )
+def _working(tracer: Tracer) -> Tracer | None:
+    """None in place of what the SDK gives when `OTEL_SDK_DISABLED` is set."""
+    return None if isinstance(tracer, NoOpTracer) else tracer

@@ -1,7 +1,7 @@
 """A local copy of the live memories under a pattern: current, bounded, read in microseconds.
 
-It is filled with the newest revision of each memory and then follows the board, in one sequence. What
-ends by its own time is filtered at every read, because nobody is told when a memory expires.
+It is filled with the newest revision of each memory and then follows the board, in one sequence.
+What ends by its own time is filtered at every read, because nobody is told when a memory expires.
 """
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from blackboard.background import background
 from blackboard.envelope import is_expired
 from blackboard.errors import BlackboardError, TooLargeError
 from blackboard.jetstream import Start
@@ -58,8 +59,7 @@ class View(Mapping[Ref, Memory]):
 
     def __iter__(self) -> Iterator[Ref]:
         self.reads += 1
-        if self._failed is not None:
-            raise self._failed
+        self.check()
         return iter([ref for ref, memory in self._memories.items() if not is_expired(memory)])
 
     def __len__(self) -> int:
@@ -76,8 +76,7 @@ class View(Mapping[Ref, Memory]):
             TooLargeError: More memories match than the view may hold.
         """
         while self._changes == self._seen:
-            if self._failed is not None:
-                raise self._failed
+            self.check()
             await self._changed.wait()
         self._seen = self._changes
 
@@ -106,6 +105,11 @@ class View(Mapping[Ref, Memory]):
                 )
             )
 
+    def check(self) -> None:
+        """Raise what made the view stop being current."""
+        if self._failed is not None:
+            raise self._failed
+
     def fail(self, error: BlackboardError) -> None:
         """Stop being current; every further read raises."""
         self._failed = error
@@ -132,10 +136,9 @@ async def open_view(
     async with log.follow(subject, Start.newest()) as following:
         while following.pending:
             await _take(view, following, reader, journal)
-            if view._failed is not None:  # noqa: SLF001 - its own module
-                raise view._failed  # noqa: SLF001
+            view.check()
         view.begin()
-        async with anyio.create_task_group() as group:
+        async with background() as group:
 
             async def run() -> None:
                 while True:
@@ -151,7 +154,6 @@ async def open_view(
             try:
                 yield view
             finally:
-                group.cancel_scope.cancel()
                 _audit_reads(view, journal)
 
 

@@ -40,7 +40,7 @@ def start_at(since: Since) -> Start:
         if since.tzinfo is None:
             raise InvalidError("since= needs a time zone; write datetime.now(UTC)")
         return Start.at(since)
-    if isinstance(since, int) and since >= 1:
+    if isinstance(since, int) and since >= 1:  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         return Start.after(since - 1)
     raise InvalidError(f"since={since!r} must be a time, a timedelta, a revision or 'start'")
 

@@ -30,7 +30,7 @@ from blackboard.errors import (
 )
 from blackboard.jetstream import NoStreamError
 from blackboard.log import Log
-from blackboard.messages import MAX_INLINE_BYTES, Memory, Payload
+from blackboard.messages import MAX_INLINE_BYTES, Memory, Payload, memory_of
 from blackboard.reader import Reader
 from blackboard.subjects import ANY_AGENT, SHARED, Ref, check_key, check_token, check_topic
 from blackboard.telemetry import CONFLICTS
@@ -368,7 +368,7 @@ class Writer:
     async def _contended(self, attempt: int) -> None:
         self._log.telemetry.count(CONFLICTS)
         # Without jitter, writers that met once would meet again at every try.
-        await anyio.sleep(random.uniform(0, min(MAX_JITTER_S, 0.002 * attempt)))  # noqa: S311
+        await anyio.sleep(random.uniform(0, min(MAX_JITTER_S, 0.002 * attempt)))
 
     async def _store(self, write: Write, draft: Draft | None) -> Ref:
         if draft is not None:
@@ -472,10 +472,8 @@ class Writer:
 def compose(content: Json, **fields: object) -> Memory:
     """Make a memory from content, or from a `Memory` whose fields `fields` replace; None keeps."""
     given = {name: value for name, value in fields.items() if value is not None}
-    if isinstance(content, Payload):
-        body = {name: getattr(content, name) for name in Payload.__struct_fields__}
-        return Memory(**{**body, "blob": None, **given})  # pyright: ignore[reportArgumentType]
-    return Memory(content=content, **given)  # pyright: ignore[reportArgumentType]
+    payload = content if isinstance(content, Payload) else Payload(content=content)
+    return memory_of(payload, **{"blob": None, **given})
 
 
 def _live(head: Memory | None) -> Memory | None:

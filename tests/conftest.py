@@ -1,14 +1,42 @@
 """Fixtures of the whole suite: an async backend and a fresh real server per test."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from blackboard import Blackboard
 from tests.inhabitants import inhabitants
 from tests.servers import Server
 from tests.waiting import wait_until
+
+TIME_TO_CLEAN_UP_S = 10.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """End hanging async tests a little before pytest-timeout does.
+
+    Its signal interrupts the event loop, the test's task goes on waiting in it, and the teardown of
+    the first async fixture then waits for that task forever.
+    """
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            marker = item.get_closest_marker("timeout")
+            limit = float(marker.args[0] if marker else item.config.getini("timeout"))
+            item.obj = _limited(item.obj, limit - TIME_TO_CLEAN_UP_S)
+
+
+def _limited(test: Callable[..., Awaitable[None]], limit_s: float) -> Callable[..., object]:
+    @functools.wraps(test)
+    async def run(*arguments: Any, **fixtures: Any) -> None:
+        with anyio.fail_after(limit_s):
+            await test(*arguments, **fixtures)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +69,7 @@ def server(start_server: Callable[..., Server]) -> Server:
 
 @pytest.fixture
 async def data_dir(tmp_path: Path) -> AsyncGenerator[Path]:
-    """A data directory for a local stack, not made yet; fails a test that leaves a stack running."""
+    """A data directory, not made yet, for a local stack; a stack left running fails the test."""
     path = tmp_path / "data"
     yield path
     try:
@@ -51,4 +79,8 @@ async def data_dir(tmp_path: Path) -> AsyncGenerator[Path]:
             process.kill()
 
 
-# The fixture `board` belongs here: an open Blackboard on `server`.
+@pytest.fixture
+async def board(server: Server) -> AsyncGenerator[Blackboard]:
+    """An open board of agent `alice` on a fresh server."""
+    async with Blackboard.open(server.url, board="main", agent="alice") as board:
+        yield board

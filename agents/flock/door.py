@@ -1,7 +1,7 @@
 """The model's door: every request is counted before it is made.
 
 One line goes to the file `FLOCK_DOOR` before each request and one after it, each by a single write
-to a file opened for appending, so lines of many processes do not mix and those of a killed one stay.
+to a file opened for appending, so lines of many processes do not mix, and a killed one's stay.
 Retries pass the door again: they are made here and nowhere else. The extractive summariser passes
 it in the same way, so that both are counted by the same rule.
 """

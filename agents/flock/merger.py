@@ -1,6 +1,6 @@
 """The merger: writes a team's report as soon as every section has its summary, and after changes.
 
-    FLOCK_TEAM=exceptions blackboard run agents/flock/merger.py
+Run it with `FLOCK_TEAM=exceptions blackboard run agents/flock/merger.py`.
 """
 
 from outline import complete, compose

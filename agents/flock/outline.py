@@ -1,9 +1,9 @@
 """The outline of a team's report: which sections it is made of, most relevant first.
 
-It lies among the summaries, so the merger's `gather` sees it as one more part, and "complete" can be
-decided from the parts alone: every section of the outline has its summary, of exactly that text. A
-report is therefore always of one state of the documents, however summaries and outline overtake
-each other.
+It lies among the summaries, so the merger's `gather` sees it as one more part, and "complete" can
+be decided from the parts alone: every section of the outline has its summary, of exactly that
+text. A report is therefore always of one state of the documents, however summaries and outline
+overtake each other.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,9 +1,8 @@
 """The reader: answers a question by reading the best documents for it, section by section.
 
-What it puts is one transaction: sections that are new or changed, tombstones of those that went, and
-the outline. Asked again, over other documents, it touches only what differs from the last outline.
-
-    FLOCK_TEAM=exceptions blackboard run agents/flock/reader.py
+What it puts is one transaction: sections that are new or changed, tombstones of those that went,
+and the outline. Asked again, over other documents, it touches only what differs from the last
+outline. Run it with `FLOCK_TEAM=exceptions blackboard run agents/flock/reader.py`.
 """
 
 from pathlib import Path

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 MAX_SECTION_CHARS = 32_000
 """Inside the window of a small model; the longest section of the Python reference has 25,000."""
@@ -58,7 +59,7 @@ def split(document: str, text: str, *, source: bool = False) -> list[Section]:
     heads = set(starts)
     seen: Counter[str] = Counter()
     sections: list[Section] = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         block = lines[begin:end]
         if begin in heads and not source and not _has_body(block):
             continue

@@ -1,7 +1,7 @@
 """Splits text into the pieces that an extractor may pick: sentences, list items, blocks of code.
 
-By rules alone, because a splitter that is downloaded or trained would make the pieces, and with them
-the summaries, depend on the machine. A wrong split costs a little of a summary and nothing else.
+By rules alone, because a splitter that is downloaded or trained would make the pieces, and with
+them the summaries, depend on the machine. A wrong split costs a little of a summary, nothing else.
 """
 
 import re
@@ -13,8 +13,7 @@ _FENCE = re.compile(r"\s*(?:```|~~~)")
 _ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,3}[.)])\s+\S")
 _END = re.compile(r"""[.!?…。！？]["'”’)\]]*(?:\s+(?=["'“‘(\[]*[^\sa-z])|(?<=[。！？])(?=\S))""")
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:e\.g|i\.e|etc|cf|vs|al|approx|fig|no|dr|mr|mrs|ms|prof|st|jr|sr|inc|ltd|u\.s)|\b[A-Z])\.$",
-    re.IGNORECASE,
+    r"\b(?:(?i:e\.g|i\.e|etc|cf|vs|al|approx|fig|dr|mr|mrs|ms|prof|st|jr|sr|inc|ltd|u\.s)|[A-Z])\.$"
 )
 _PROSE = re.compile(r"(?:\b[a-z]{2,}[,;]?\s+){3}[a-z]", re.IGNORECASE)
 _CODE_LINE = re.compile(
@@ -44,9 +43,8 @@ def units_of(text: str) -> list[Unit]:
     units: list[Unit] = []
     for number, (lines, code) in enumerate(_paragraphs(text)):
         pieces = ["\n".join(lines)] if code else _sentences(_flow(lines))
-        for piece in pieces:
-            if words := words_of(piece):
-                units.append(Unit(piece, tuple(words), number, code))
+        split = ((piece, tuple(words_of(piece))) for piece in pieces)
+        units.extend(Unit(piece, words, number, code) for piece, words in split if words)
     return units
 
 

@@ -1,4 +1,4 @@
-"""The four acts: isolated, shared, a kill, an edit; and one team alone, for the price of sharing."""
+"""The four acts: isolated, shared, a kill, an edit; and one team alone: what sharing costs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, cast
 import anyio
 import msgspec
 
-from blackboard.demo import edits
+from blackboard.demo.edits import choose
 from blackboard.demo.flock import Flock, flock
 from blackboard.demo.matrix import State
 from blackboard.demo.programs import Program
@@ -75,7 +75,9 @@ async def kill(stage: Stage, screen: Screen, played: Played) -> KillFigures:
     pace_s = 0.0 if stage.has_endpoint else PACE_S
     screen.title("Kill: kill -9 of a summarizer while it works")
     if pace_s:
-        screen.say(f"(each call is made to last {pace_s:g} s here, so that there is work in flight)")
+        screen.say(
+            f"(each call is made to last {pace_s:g} s here, so that there is work in flight)"
+        )
     boards = _one_board(stage, "kill")
     async with flock(stage, screen, "kill", boards, pace_s=pace_s) as run:
         with screen.picture(run.matrix):
@@ -118,7 +120,7 @@ async def edit(stage: Stage, screen: Screen, played: Played) -> EditFigures:
         await run.ask(stage.documents)
         await run.until_reports()
         _record(run, played)
-        change = edits.choose(stage.library.documents, _readers(run), len(run.teams))
+        change = choose(stage.library.documents, _readers(run), len(run.teams))
         if change is None:
             raise SettingsError("no document that was read has a line of prose to edit")
         copy = stage.documents.parent / "edited"
@@ -208,7 +210,9 @@ def _readers(run: Flock) -> dict[str, int]:
     """How many teams read each document."""
     readers: dict[str, int] = {}
     for team in run.teams.values():
-        rows = cast("list[dict[str, Any]]", team.outline.content["sections"] if team.outline else [])
+        rows = cast(
+            "list[dict[str, Any]]", team.outline.content["sections"] if team.outline else []
+        )
         for document in {str(row["document"]) for row in rows}:
             readers[document] = readers.get(document, 0) + 1
     return readers

@@ -20,9 +20,9 @@ MAX_FILE_BYTES = 1024 * 1024
 MAX_TOTAL_BYTES = 16 * 1024 * 1024
 MAX_DOCUMENTS = 2_000
 MAX_NAME_CHARS = 80
-SUFFIXES = frozenset(
-    ".txt .text .md .markdown .rst .adoc .org .tex .html .py .pyi .js .ts .go .rs .java .kt .c .h "
-    ".cc .cpp .hpp .cs .rb .php .sh .sql .toml .yaml .yml .cfg .ini".split()
+SUFFIXES = re.compile(
+    r"\.(txt|text|md|markdown|rst|adoc|org|tex|html|py|pyi|js|ts|go|rs|java|kt|c|h|cc|cpp|hpp|cs|rb"
+    r"|php|sh|sql|toml|ya?ml|cfg|ini)\Z"
 )
 """What is read of a folder; a file that is named itself may have any suffix."""
 PASSED_OVER = frozenset({"__pycache__", "node_modules", "build", "dist", "target", "venv"})
@@ -132,7 +132,9 @@ def load(paths: Sequence[Path]) -> Library:
             "name text files, or folders with some"
         )
     found.sort(key=lambda document: document.name)
-    return Library(", ".join(path.name or str(path) for path in paths), tuple(found), tuple(passed_over))
+    return Library(
+        ", ".join(path.name or str(path) for path in paths), tuple(found), tuple(passed_over)
+    )
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
@@ -157,11 +159,11 @@ def _walk(folder: Path) -> Iterator[Path]:
             name for name in folders if not name.startswith(".") and name not in PASSED_OVER
         )
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and SUFFIXES.match(Path(name).suffix.lower()):
                 yield Path(place, name)
 
 
-def _read(file: Path) -> tuple[str, str]:
+def _read(file: Path) -> tuple[str, str]:  # noqa: PLR0911 - a return a fault
     """Return a file's text, or what is wrong with it."""
     try:
         if not file.is_file():

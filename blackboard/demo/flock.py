@@ -14,13 +14,13 @@ from typing import Any, cast
 import anyio
 
 from blackboard.board import Blackboard
-from blackboard.demo import traffic
 from blackboard.demo.calls import Calls
 from blackboard.demo.matrix import Matrix
 from blackboard.demo.programs import ROLES, Program, Pulse, Troupe, troupe
 from blackboard.demo.report import Figures
 from blackboard.demo.screen import Screen
 from blackboard.demo.stage import NAME, Stage
+from blackboard.demo.traffic import connections, moved, newest
 from blackboard.errors import BlackboardError, ModelRefusedError
 from blackboard.messages import Memory
 
@@ -57,7 +57,7 @@ class Team:
 
     @property
     def is_done(self) -> bool:
-        """Whether the report is that of the newest outline, and the outline that of the question."""
+        """Whether the report is of the newest outline, and the outline of the question."""
         return (
             self.receipt is not None
             and self.receipt.revision > self.asked
@@ -126,7 +126,9 @@ class Flock:
             if anyio.current_time() > deadline:
                 error = self.calls.last_error()
                 why = f"; last error at the model: {error}" if error else ""
-                raise StalledError(f"nothing happened for {limit_s:g} s, {what()}{why}{self._said()}")
+                raise StalledError(
+                    f"nothing happened for {limit_s:g} s, {what()}{why}{self._said()}"
+                )
             await self.pulse.wait(LOOK_S)
 
     async def until_reports(self) -> None:
@@ -143,9 +145,7 @@ class Flock:
 
     def reports(self) -> dict[str, str]:
         """The newest report of each team."""
-        return {
-            name: str(team.report.content) for name, team in self.teams.items() if team.report
-        }
+        return {name: str(team.report.content) for name, team in self.teams.items() if team.report}
 
     def seconds(self) -> float:
         """From the first question to the last report, by the broker's clock."""
@@ -160,14 +160,14 @@ class Flock:
         self.calls.look()
         count = self.calls.count()
         uses = sum(len(cells) for cells in self.matrix.rows.values())
-        found = await traffic.connections(self.stage.monitor)
+        found = await connections(self.stage.monitor)
         return Figures(
             model_calls=count.made,
             distinct=count.distinct,
             uses=uses,
             reuse_rate=round(1 - count.made / uses, 4) if uses else 0.0,
             tokens=count.tokens,
-            bytes_moved=traffic.moved(found, after=self.first_connection, without=NAME),
+            bytes_moved=moved(found, after=self.first_connection, without=NAME),
             seconds=self.seconds(),
         )
 
@@ -253,7 +253,7 @@ async def flock(
             board: await stack.enter_async_context(stage.open(board))
             for board in sorted(set(boards.values()))
         }
-        found = await traffic.connections(stage.monitor)
+        found = await connections(stage.monitor)
         held = await stack.enter_async_context(troupe(folder, stage.environment, pulse))
         run = Flock(
             name=name,
@@ -265,7 +265,7 @@ async def flock(
             calls=calls,
             pulse=pulse,
             settings=settings,
-            first_connection=traffic.newest(found),
+            first_connection=newest(found),
         )
         for board in opened.values():
             held.tasks.start_soon(run.hear, board)

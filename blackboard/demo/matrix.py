@@ -1,4 +1,4 @@
-"""The picture: teams × sections, one cell for each section that a team needs, filled as it is served.
+"""The picture: teams by sections, a cell for each section that a team needs, filled when served.
 
 The matrix knows nothing of terminals; `draw` shows it in one. Without colours and beyond ASCII it
 stays readable, because each state has a sign of its own.

@@ -48,7 +48,7 @@ async def demo(
     unknown = [act for act in acts if act not in ACTS]
     if unknown:
         raise SettingsError(f"no act {unknown[0]!r}; choose of {', '.join(ACTS)}")
-    chosen = [act for act in ACTS if act in acts or not acts]
+    chosen: list[Act] = [act for act in ACTS if act in acts or not acts]
     library = load_documents([Path(path) for path in paths])
     questions = GENERAL_QUESTIONS if paths else PYTHON_QUESTIONS
     screen = Screen(as_json=as_json)

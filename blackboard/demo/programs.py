@@ -5,6 +5,7 @@ A process that ends by itself is a failure: it is noticed at once, with what it 
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -125,19 +126,19 @@ class Troupe:
         """Start one program for a team; settings are added to its environment."""
         log = self.logs / f"{team}-{role}-{len(self.programs)}.log"
         environment = {**self.environment, **settings, "FLOCK_TEAM": team}
-        with log.open("wb") as output, anyio.CancelScope(shield=True):
+        scope = anyio.CancelScope(shield=True)  # a process that was started has to be known
+        with log.open("wb") as output, scope:
             process = await anyio.open_process(
                 [sys.executable, str(self.folder / f"{role}.py")],
-                stdin=None,
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=environment,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end them in good order
             )
-        program = Program(f"{team}-{role}", process, log)
-        self.programs.append(program)
-        self.tasks.start_soon(self._mind, program)
-        return program
+            self.programs.append(Program(f"{team}-{role}", process, log))
+        self.tasks.start_soon(self._mind, self.programs[-1])
+        return self.programs[-1]
 
     async def _mind(self, program: Program) -> None:
         code = await program.process.wait()
@@ -176,7 +177,7 @@ async def troupe(
     logs: Path, environment: Mapping[str, str], pulse: Pulse
 ) -> AsyncGenerator[Troupe]:
     """Hold the programs of an act; however the block ends, none of them is left running."""
-    logs.mkdir(parents=True, exist_ok=True)
+    await anyio.Path(logs).mkdir(parents=True, exist_ok=True)
     inherited = dict(os.environ)  # noqa: TID251 - handed on, not read
     inherited.update(environment)
     failure: BlackboardError | None = None

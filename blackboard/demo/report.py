@@ -30,7 +30,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KillFigures(Figures, frozen=True, kw_only=True):
-    """The run in which a summarizer was killed; `distinct + in_flight` is the bound of the calls."""
+    """The run in which a summarizer was killed; its calls are at most `distinct + in_flight`."""
 
     in_flight: int
     """Requests of the killed process that had no answer."""
@@ -107,9 +107,9 @@ def faults(results: Results, *, reports_identical: bool | None, exact: bool) -> 
         found.append("the reports differ between the runs")
     if exact and results.shared and results.shared.model_calls != results.shared.distinct:
         found.append("on the shared board a section was summarised more than once")
-    if exact and (killed := results.kill):
-        if killed.model_calls > killed.distinct + killed.in_flight:
-            found.append("after the kill more was done again than was in flight")
+    killed = results.kill
+    if exact and killed and killed.model_calls > killed.distinct + killed.in_flight:
+        found.append("after the kill more was done again than was in flight")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the person in front of the demo sees: a live picture in a terminal, plain lines elsewhere."""
+"""What the person in front of the demo sees: a live picture in a terminal, else plain lines."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,7 +13,8 @@ class Screen:
     """Prints, or keeps silent when only the JSON is wanted and nobody watches.
 
     Args:
-        as_json: Standard output belongs to the JSON; a terminal on standard error is shown the rest.
+        as_json: Standard output belongs to the JSON; the rest goes to standard error, if that is
+            a terminal.
     """
 
     def __init__(self, *, as_json: bool = False) -> None:

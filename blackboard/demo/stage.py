@@ -64,6 +64,9 @@ class Stage:
             "BLACKBOARD_URL": self.settings.url or "",
             "BLACKBOARD_TOKEN_FILE": str(self.settings.token_file),
             "BLACKBOARD_DATA": str(self.settings.data_dir),
+            "OPENAI_BASE_URL": self.settings.model_url or "",
+            "OPENAI_API_KEY": self.settings.model_key or "",
+            "BLACKBOARD_MODEL": self.settings.model_name,
         }
 
     def board(self, act: str, team: str | None = None) -> str:
@@ -72,7 +75,7 @@ class Stage:
 
     def open(self, board: str) -> AbstractAsyncContextManager[Blackboard]:
         """Open a board to look at it; made when it is not there."""
-        return Blackboard.open(settings=self.settings, board=board, agent=NAME)
+        return Blackboard.local(self.settings.data_dir, board, NAME)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """The only door to the broker: nothing outside this package imports the NATS client.
 
-What leaves it is a `Message`, a sequence or an error of our own tree. It speaks the JetStream API by
-its subjects instead of through the client's helpers where those would open rights too wide
+What leaves it is a `Message`, a sequence or an error of our own tree. It speaks the JetStream API
+by its subjects instead of through the client's helpers where those would open rights too wide
 (unfiltered consumers), hide what we need (headers of a batch) or lose messages (republished reads).
 """
 

@@ -1,7 +1,8 @@
 """A connection to the broker: requests with a time limit, and reads and writes of streams.
 
 A request that gets no answer raises `UnavailableError`: the broker may have done it or not, and the
-caller finds out by reading back. While the broker is away the client reconnects by itself, for ever.
+caller finds out by reading back. While the broker is away the client reconnects by itself, for
+ever.
 """
 
 import logging
@@ -30,7 +31,7 @@ from blackboard.jetstream.errors import (
     from_api,
 )
 from blackboard.jetstream.message import Message, Outgoing, rfc3339
-from blackboard.jetstream.requests import Requests
+from blackboard.jetstream.requests import Requests, subscribe
 from blackboard.jetstream.stream import Stream, StreamInfo
 
 logger = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ class Connection:
             except BrokerError as error:
                 if error.code != TOO_MANY_BATCHES:
                     raise
-            await anyio.sleep(random.uniform(0.01, min(0.2, 0.02 * (attempt + 1))))  # noqa: S311
+            await anyio.sleep(random.uniform(0.01, min(0.2, 0.02 * (attempt + 1))))
         raise UnavailableError("the broker has 50 open batches on this board; try again")
 
     async def _batch(self, messages: Sequence[Outgoing]) -> int:
@@ -244,7 +245,7 @@ class Connection:
                 await heard.wait()
             heard = anyio.Event()
 
-        subscription = await self.client.subscribe(subject, cb=on_message)
+        subscription = await subscribe(self.client, subject, on_message)
         try:
             yield wait
         finally:
@@ -303,14 +304,14 @@ class Connection:
             await send.send(msg)
 
         inbox = self.client.new_inbox()
-        subscription = await self.client.subscribe(inbox, cb=arrived)
+        subscription = await subscribe(self.client, inbox, arrived)
         found: list[Message] = []
         try:
             with anyio.fail_after(self._request_s), receive, send:
                 await self.client.publish(f"$JS.API.DIRECT.GET.{stream}", body, reply=inbox)
                 async for msg in receive:
                     status = (msg.headers or {}).get("Status", "")
-                    if status == "204" or status == "404":
+                    if status in ("204", "404"):
                         return found
                     if status:
                         words = (msg.headers or {}).get("Description", "")

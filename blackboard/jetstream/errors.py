@@ -1,4 +1,4 @@
-"""How the broker's error codes become errors of the library's own tree; mapped here and only here."""
+"""How the broker's error codes become errors of the library's own tree; mapped only here."""
 
 import msgspec
 

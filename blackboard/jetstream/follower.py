@@ -22,6 +22,7 @@ from blackboard.errors import RetryableError, TerminalError
 from blackboard.jetstream.connection import Connection
 from blackboard.jetstream.consumer import ConsumerInfo, Start, delete_consumer
 from blackboard.jetstream.message import Message, from_nanoseconds
+from blackboard.jetstream.requests import subscribe
 from blackboard.jetstream.stream import NANOSECONDS
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Follower:
     """An iterator over the messages of a stream that the filter selects; see `follow`."""
 
     def __init__(
-        self, connection: Connection, stream: str, subject: str, start: Start, headers_only: bool
+        self, connection: Connection, stream: str, subject: str, start: Start, *, headers_only: bool
     ) -> None:
         self._connection = connection
         self._stream = stream
@@ -162,7 +163,7 @@ class Follower:
         self._number = 0
         self._broken = False
         inbox = self._connection.client.new_inbox()
-        self._subscription = await self._connection.client.subscribe(inbox, cb=self._on_message)
+        self._subscription = await subscribe(self._connection.client, inbox, self._on_message)
         self._consumer = f"follow-{uuid.uuid4().hex}"
         config = {
             "name": self._consumer,
@@ -231,7 +232,7 @@ async def follow(
         NoStreamError: The stream does not exist.
         UnavailableError: The broker does not answer at the beginning; later it is waited for.
     """
-    follower = Follower(connection, stream, subject, start, headers_only)
+    follower = Follower(connection, stream, subject, start, headers_only=headers_only)
     try:
         await follower.begin()
         yield follower

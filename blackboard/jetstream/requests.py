@@ -1,16 +1,18 @@
 """Requests over one inbox, with answers lost to a broken connection noticed at once.
 
 The client library's own request waits out its whole time limit when the connection breaks under it.
-Here every open request ends as soon as the connection is lost, so that the caller can read back what
-became of it as soon as the broker is there again.
+Here every open request ends as soon as the connection is lost, so that the caller can read back
+what became of it as soon as the broker is there again.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from itertools import count
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from blackboard.errors import UnavailableError
 from blackboard.jetstream.errors import NoStreamError
@@ -29,7 +31,7 @@ class Requests:
 
     async def begin(self) -> None:
         """Subscribe to the answers."""
-        await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+        await subscribe(self._client, f"{self._inbox}.*", self._on_answer)
 
     async def _on_answer(self, msg: Msg) -> None:
         future = self._open.get(msg.subject.rpartition(".")[2])
@@ -69,6 +71,13 @@ class Requests:
         if msg.headers and msg.headers.get("Status") == "503":
             raise NoStreamError(f"nothing on the broker answers {subject!r}")
         return msg
+
+
+async def subscribe(
+    client: Client, subject: str, callback: Callable[[Msg], Awaitable[None]]
+) -> Subscription:
+    """Subscribe to core messages; the one place that works around the client's open types."""
+    return await client.subscribe(subject, cb=callback)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _expire(future: asyncio.Future[Msg], limit_s: float) -> None:

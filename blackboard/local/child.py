@@ -23,7 +23,7 @@ from blackboard.local.locks import Lock, take_lock
 LOG = logging.getLogger(__name__)
 FIRST_DELAY_S = 0.1
 POLL_S = 0.02
-ORPHAN_GRACE_S = 5.0
+ORPHAN_GRACE_S = 3.0
 ORPHAN_LIMIT_S = 15.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -148,7 +148,7 @@ async def _start_supervisor(directory: Directory, port: int, lock: Lock) -> None
 
 def _environment() -> dict[str, str]:
     """Let a process with another working directory import what this one imports."""
-    environment = dict(os.environ)  # noqa: TID251 - handed on, not read
+    environment = dict(os.environ)
     paths = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     root = Path(__file__).resolve().parents[2]
     if root.name not in ("site-packages", "dist-packages"):

@@ -101,16 +101,19 @@ class Supervisor:
         """Start everything, watch it, end it; the exit code says whether it ever ran."""
         os.umask(0o077)
         LOG.info("supervisor of %s, pid %d", self._directory.path, os.getpid())
+        failure: Exception | None = None
         try:
             self._open()
             self._watch()
         except (BlackboardError, OSError) as error:
-            LOG.error("%s", error)  # noqa: TRY400 - a sentence for the user, who sees the last line
-            return 1
-        else:
-            return 0
+            failure = error
         finally:
             self._close()
+        if failure is not None:
+            LOG.error("%s", failure)  # comes last: users are shown the last line of the log
+            return 1
+        LOG.info("supervisor ended")
+        return 0
 
     def _open(self) -> None:
         leftover = self._directory.read_state()
@@ -176,7 +179,7 @@ class Supervisor:
     def _plan_services(self) -> None:
         """Make the services due; the loop starts them, so that none can keep the broker down."""
         environment = {
-            **os.environ,  # noqa: TID251 - handed on, not read
+            **os.environ,
             "BLACKBOARD_URL": self._running().url,
             "BLACKBOARD_TOKEN_FILE": str(self._directory.token_file),
         }
@@ -250,4 +253,3 @@ class Supervisor:
             self._ready.release()
         for child in reversed(self._children):  # the broker last: services say goodbye to it
             child.stop(BROKER_GRACE_S if child.name == PROGRAM else SERVICE_GRACE_S)
-        LOG.info("supervisor ended")

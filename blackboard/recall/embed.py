@@ -204,4 +204,4 @@ class EndpointEmbedder:
                 f"{self.name!r} answered with a vector that has no direction (length {length}); "
                 "check the endpoint"
             )
-        return np.asarray(vector, dtype=np.float64).astype(np.float32) / np.float32(length)
+        return (np.asarray(vector, dtype=np.float64) / length).astype(np.float32)

@@ -1,0 +1,26 @@
+"""Background tasks of a context, without changing which error its body raises.
+
+A plain task group wraps every error of its body into a group, so a caller's `except NotFoundError`
+around `async with Blackboard.open(...)` would never match.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import TaskGroup
+
+
+@asynccontextmanager
+async def background() -> AsyncGenerator[TaskGroup]:
+    """Give a task group for tasks that end with the context; the body's error is raised as it is."""
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        try:
+            yield group
+        except Exception as error:  # noqa: BLE001 - raised below, outside the group
+            failure = error
+        finally:
+            group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
