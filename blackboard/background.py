@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 @asynccontextmanager
 async def background() -> AsyncGenerator[TaskGroup]:
-    """Give a task group for tasks that end with the context; the body's error is raised as it is."""
+    """Give a task group whose tasks end with the context; its body's error is raised as it is."""
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
         try:

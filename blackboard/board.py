@@ -15,7 +15,14 @@ import msgspec
 from blackboard.claim import Make, Once
 from blackboard.codec import Json
 from blackboard.draft import Binding, Draft
-from blackboard.errors import BlackboardError, InvalidError
+from blackboard.errors import (
+    BlackboardError,
+    GoneError,
+    HistoryGoneError,
+    InvalidError,
+    NoAnswerError,
+    NotFoundError,
+)
 from blackboard.jetstream import Client
 from blackboard.messages import Cost, Memory
 from blackboard.session import Desk, Session, open_session
@@ -30,18 +37,29 @@ from blackboard.subjects import (
     reference_filter,
 )
 from blackboard.telemetry import (
+    ASK,
     CREATE_MEMORY,
     DELETE_MEMORY,
     GET_MEMORY,
+    ONCE as ONCE_NAME,
     ONCE_MEMORY,
     READS,
+    RECORD_COUNT,
+    RECORD_ID,
+    REUSED,
+    REVISION,
+    TOPIC,
     UPDATE_MEMORY,
+    UPSERT_MEMORY,
+    WAIT_MEMORY,
 )
 from blackboard.view import LIMIT, View, open_view
 from blackboard.watch import Since, replay, wait_for, watch
 from blackboard.writer import Writer, compose
 
 RefLike = Ref | Memory | str
+ABSENT = (NotFoundError, GoneError, HistoryGoneError)
+"""Answers of a read, not errors of it."""
 
 
 class Blackboard:
@@ -237,10 +255,13 @@ class Blackboard:
             cost=cost,
             text=text,
         )
-        with self.telemetry.span(CREATE_MEMORY, attributes={"blackboard.topic": topic}):
-            return await self._writer.put(
+        name = CREATE_MEMORY if key is None else UPSERT_MEMORY
+        with self.telemetry.span(name, attributes={TOPIC: topic}) as span:
+            ref = await self._writer.put(
                 topic, memory, key=key, access=access, ttl=ttl, expected=expected, now=now
             )
+            span.set_attribute(RECORD_ID, ref)
+            return ref
 
     async def put_many(
         self,
@@ -273,7 +294,7 @@ class Blackboard:
             )
             for content in contents
         ]
-        attributes = {"blackboard.topic": topic, "gen_ai.memory.record.count": len(memories)}
+        attributes = {TOPIC: topic, RECORD_COUNT: len(memories)}
         with self.telemetry.span(CREATE_MEMORY, attributes=attributes):
             return await self._writer.put_many(topic, memories, access=access, ttl=ttl)
 
@@ -318,7 +339,7 @@ class Blackboard:
             plain = msgspec.structs.replace(live, content=content, content_of=None, blob=None)
             return compose(plain, **given)
 
-        with self.telemetry.span(UPDATE_MEMORY, attributes={"blackboard.topic": target.topic}):
+        with self.telemetry.span(UPDATE_MEMORY, attributes={RECORD_ID: target}):
             return await self._writer.revise(target, change, expected=expected, ttl=ttl)
 
     async def update(self, ref: RefLike, function: Callable[[Memory | None], object]) -> Memory:
@@ -336,7 +357,7 @@ class Blackboard:
             InvalidError: It belongs to another agent, or `function` returned None.
         """
         target = _ref(ref)
-        with self.telemetry.span(UPDATE_MEMORY, attributes={"blackboard.topic": target.topic}):
+        with self.telemetry.span(UPDATE_MEMORY, attributes={RECORD_ID: target}):
             return await self._writer.update(target, function)
 
     async def retire(self, ref: RefLike, reason: str = "") -> Ref:
@@ -350,7 +371,7 @@ class Blackboard:
             InvalidError: It belongs to another agent.
         """
         target = _ref(ref)
-        with self.telemetry.span(DELETE_MEMORY, attributes={"blackboard.topic": target.topic}):
+        with self.telemetry.span(DELETE_MEMORY, attributes={RECORD_ID: target}):
             retired = await self._writer.retire(target, reason)
         self.journal.audit("retire", str(target), revision=retired.written)
         return retired
@@ -363,7 +384,7 @@ class Blackboard:
             InvalidError: It is not retired, or belongs to another agent.
         """
         target = _ref(ref)
-        with self.telemetry.span(UPDATE_MEMORY, attributes={"blackboard.topic": target.topic}):
+        with self.telemetry.span(UPDATE_MEMORY, attributes={RECORD_ID: target}):
             undone = await self._writer.undo(target)
         self.journal.audit("undo", str(target), revision=undone.written)
         return undone
@@ -378,7 +399,7 @@ class Blackboard:
             InvalidError: It belongs to another agent.
         """
         target = _ref(ref)
-        with self.telemetry.span(UPDATE_MEMORY, attributes={"blackboard.topic": target.topic}):
+        with self.telemetry.span(UPDATE_MEMORY, attributes={RECORD_ID: target}):
             moved = await self._writer.reclassify(target, access)
         self.journal.audit("reclassify", str(target), revision=moved.written)
         return moved
@@ -434,12 +455,12 @@ class Blackboard:
         if topic is not None:
             self._reserved(topic)
         once = Once(self.log, self._reader, self._writer, self.session.flights)
-        with self.telemetry.span(ONCE_MEMORY, attributes={"blackboard.once": name}) as span:
+        with self.telemetry.span(ONCE_MEMORY, attributes={ONCE_NAME: name}) as span:
             work = await once.work(
                 name, inputs, version=version, access=access, max_age=max_age, lease_s=lease
             )
             result, made = await once.result(work, make)
-            span.set_attribute("blackboard.reused", not made)
+            span.set_attribute(REUSED, not made)
             once.count(result, made=made)
             binding = self._writer.binding
             target = topic or (None if binding is None else binding.to)
@@ -471,16 +492,22 @@ class Blackboard:
         """
         target = _ref(ref)
         outcome, revision = "ok", None
-        with self.telemetry.span(GET_MEMORY, attributes={"blackboard.topic": target.topic}):
+        with self.telemetry.span(
+            GET_MEMORY, attributes={RECORD_ID: target}, expected=ABSENT
+        ) as span:
             try:
                 memory = await self._get(target, at)
                 revision = memory.revision
+                span.set_attribute(REVISION, revision)
             except BlackboardError as error:
                 outcome = type(error).__name__
                 raise
             finally:
                 self.telemetry.count(READS)
-                self.journal.audit("get", str(target), revision=revision, outcome=outcome)
+                trace = self.telemetry.trace_id()
+                self.journal.audit(
+                    "get", str(target), revision=revision, outcome=outcome, trace=trace
+                )
             return memory
 
     async def _get(self, ref: Ref, at: datetime | None) -> Memory:
@@ -570,9 +597,11 @@ class Blackboard:
             )
 
         subject = Pattern.parse(pattern).subject(self.name)
-        return await wait_for(
-            self.log, self._reader, self.journal, subject, matches, timeout, pattern
-        )
+        attributes = {TOPIC: pattern}
+        with self.telemetry.span(WAIT_MEMORY, attributes=attributes, expected=(NoAnswerError,)):
+            return await wait_for(
+                self.log, self._reader, self.journal, subject, matches, timeout, pattern
+            )
 
     async def ask(
         self,
@@ -601,14 +630,15 @@ class Blackboard:
             user=user,
             tags=None if tags is None else dict(tags),
         )
-        with self.telemetry.span(CREATE_MEMORY, attributes={"blackboard.topic": topic}):
+        with self.telemetry.span(ASK, attributes={TOPIC: topic}, expected=(NoAnswerError,)) as span:
             request = await self._writer.request(topic, memory, access)
-        answer = Ref(ANY_AGENT, f"{ANSWERS}.{topic}", f"a-{request.id}")
-        subject = reference_filter(self.name, answer)
-        what = f"an answer to {request}"
-        return await wait_for(
-            self.log, self._reader, self.journal, subject, lambda _: True, timeout, what
-        )
+            span.set_attribute(RECORD_ID, request)
+            answer = Ref(ANY_AGENT, f"{ANSWERS}.{topic}", f"a-{request.id}")
+            subject = reference_filter(self.name, answer)
+            what = f"an answer to {request}"
+            return await wait_for(
+                self.log, self._reader, self.journal, subject, lambda _: True, timeout, what
+            )
 
     def _reserved(self, topic: str) -> None:
         first = check_topic(topic).split(".")[0]

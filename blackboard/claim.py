@@ -43,7 +43,7 @@ from blackboard.subjects import (
     claim_subject,
     hint_subject,
 )
-from blackboard.telemetry import ONCE_MADE, ONCE_REUSED, TOKENS_SAVED
+from blackboard.telemetry import MAKE, ONCE as ONCE_NAME, ONCE_MADE, ONCE_REUSED, TOKENS_SAVED
 from blackboard.writer import Writer, compose
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,8 @@ class Once:
     async def _make(self, work: Work, make: Make, claim: "Claim") -> Memory | None:
         """Run `make` under the lease and store what it returns; None when another was first."""
         try:
-            result = await _run_while_held(make, claim)
+            with self._log.telemetry.span(MAKE, attributes={ONCE_NAME: work.name}):
+                result = await _run_while_held(make, claim)
             memory = None if result is None else await self._store(work, result)
         except Exception as error:
             await claim.fail(error)

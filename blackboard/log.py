@@ -193,7 +193,7 @@ class Log:
         record: Struct,
         *,
         expected: int,
-        ttl_s: float,
+        ttl_s: float | None,
         over: str | None = None,
     ) -> Outgoing:
         """The message of a record under `claim.`.
@@ -202,16 +202,17 @@ class Log:
             subject: Where it lies.
             record: What it says.
             expected: The last sequence that must hold on its subject, or on `over`.
-            ttl_s: Seconds it lives, at least 1.
+            ttl_s: Seconds it lives, at least 1; None for ever.
             over: A filter that the expected sequence counts over, instead of the subject.
         """
         headers = {
             "Bb-Agent": self.agent,
             "Bb-Instance": self.instance,
             "Bb-Write": uuid.uuid4().hex,
-            "Nats-TTL": str(max(1, math.ceil(ttl_s))),
             EXPECTED: str(expected),
         }
+        if ttl_s is not None:
+            headers["Nats-TTL"] = str(max(1, math.ceil(ttl_s)))
         if over is not None:
             headers[EXPECTED_SUBJECT] = over
         return Outgoing(subject, encode_record(record), headers)

@@ -28,8 +28,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Tracer
 
 from blackboard.errors import SettingsError
+from blackboard.settings import OTLP_HTTP
 
-HTTP: Final = "http/protobuf"
 GRPC: Final = "grpc"
 TRACES_PATH = "/v1/traces"
 QUEUE = 65_536
@@ -38,7 +38,7 @@ BATCH = 2048
 DELAY_MS = 1000
 
 _EXPORTERS = {
-    HTTP: "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    OTLP_HTTP: "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     GRPC: "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
 }
 _exports: dict[tuple[str, str], "Export"] = {}
@@ -75,15 +75,13 @@ class Export:
         return provider.get_tracer("blackboard")
 
     def close(self, timeout_s: float) -> int:
-        """Send what waits; the last user closes the exporter.
+        """Leave; the last user has what waits sent and the exporter closed.
 
         Returns:
             How many spans were lost since the start.
         """
         if self._forget(self):
             self._queue.close(timeout_s)
-        else:
-            self._queue.flush(timeout_s)
         return self._queue.dropped
 
 
@@ -122,7 +120,7 @@ def _exporter(endpoint: str, protocol: str) -> SpanExporter:
     module = _EXPORTERS.get(protocol)
     if module is None:
         raise SettingsError(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r} is not supported; use {HTTP} or {GRPC}"
+            f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r} is not supported; use {OTLP_HTTP} or {GRPC}"
         )
     url = urlsplit(endpoint)
     if url.scheme not in ("http", "https") or not url.netloc:
@@ -137,7 +135,7 @@ def _exporter(endpoint: str, protocol: str) -> SpanExporter:
             "OTEL_EXPORTER_OTLP_ENDPOINT is set, but the exporter is not installed; run "
             "pip install 'blackboard-agents[otlp]', or unset the variable"
         ) from error
-    if protocol == HTTP and url.path in ("", "/"):
+    if protocol == OTLP_HTTP and url.path in ("", "/"):
         endpoint = url._replace(path=TRACES_PATH).geturl()
     return make(endpoint=endpoint)
 
@@ -170,13 +168,13 @@ class _Queue(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing is done with a span that only began."""
 
-    def flush(self, timeout_s: float) -> None:
-        """Send what waits, as far as the time allows; the SDK's own flush knows no limit."""
-        _within(timeout_s, self._inner.force_flush)
-
     def close(self, timeout_s: float) -> None:
         """Send what waits and end the thread; what does not go out in time is lost."""
-        if not _within(timeout_s, self._inner.shutdown):
+        # In a thread of its own, because the SDK's shutdown takes up to 30 s.
+        closing = threading.Thread(target=self._inner.shutdown, daemon=True)
+        closing.start()
+        closing.join(timeout_s)
+        if closing.is_alive():
             self._taken.shutdown()
             self._lost(self._given - self._taken.count)
 
@@ -218,10 +216,3 @@ class _Ids(IdGenerator):
 
     def generate_trace_id(self) -> int:
         return self._ids.getrandbits(128) or 1
-
-
-def _within(timeout_s: float, call: Callable[[], object]) -> bool:
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return not thread.is_alive()

@@ -73,6 +73,8 @@ class GroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     run: int = 1
     parts: tuple[Ref, ...] = ()
     """Pinned, in order of first arrival."""
+    last: Ref | None = None
+    """The last arrival, tombstones included: `idle=` counts from it."""
     merged: str | None = None
     """Digest of the parts that the last merge saw; None before the first."""
     refs: tuple[Ref, ...] = ()
@@ -82,6 +84,8 @@ class RunRecord(msgspec.Struct, frozen=True):
     """How many generations of a handler's consumer there were."""
 
     run: int
+    launch: str = ""
+    """Who announced the last one: replicas that were started together share it."""
 
 
 class Card(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from blackboard.background import background
@@ -67,6 +69,17 @@ class Session:
             found = self.desks[board, agent] = self._desk(board, agent)
         return found
 
+    async def close(self) -> None:
+        """Send off what telemetry still holds for an OTLP endpoint; the journals end by themselves.
+
+        Takes at most 2 s per agent and board, and nothing without an endpoint.
+        """
+        if self.settings.otlp_endpoint is None:
+            return
+        with anyio.CancelScope(shield=True):
+            for desk in self.desks.values():
+                await anyio.to_thread.run_sync(desk.log.telemetry.shutdown)
+
     def _desk(self, board: str, agent: str) -> Desk:
         connection = self.connection
 
@@ -81,6 +94,7 @@ class Session:
             journal.span,
             ratio=self.settings.trace_ratio,
             otlp_endpoint=self.settings.otlp_endpoint,
+            otlp_protocol=self.settings.otlp_protocol,
         )
         log = Log(connection, board, agent, self.instance, telemetry, self.limits)
         self.group.start_soon(journal.run)
@@ -114,7 +128,10 @@ async def open_session(
         async with background() as group:
             session = Session(connection, url, settings, limits, group)
             session.desk(board, agent)
-            yield session
+            try:
+                yield session
+            finally:
+                await session.close()
 
 
 async def _ensure(connection: Connection, board: str, limits: Limits, *, create: bool) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from blackboard.errors import SettingsError
 
 MIB = 1024 * 1024
+OTLP_HTTP = "http/protobuf"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_name: str = "gpt-4o-mini"
     embedding_model: str | None = None
     otlp_endpoint: str | None = None
+    """Full URL that spans are exported to; None exports nothing."""
+    otlp_protocol: str = OTLP_HTTP
     trace_ratio: float = 1.0
     """Share of traces that are recorded, 0 to 1."""
     machine: str = ""
@@ -81,6 +84,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     """
     env = os.environ if environ is None else environ
     token_file = env.get("BLACKBOARD_TOKEN_FILE")
+    otlp_protocol = (
+        env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+        or env.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+        or OTLP_HTTP
+    )
     return Settings(
         url=env.get("BLACKBOARD_URL") or None,
         token_file=Path(token_file) if token_file else None,
@@ -90,12 +98,20 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         model_key=env.get("OPENAI_API_KEY") or None,
         model_name=env.get("BLACKBOARD_MODEL") or "gpt-4o-mini",
         embedding_model=env.get("BLACKBOARD_EMBEDDING_MODEL") or None,
-        otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-        or env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-        or None,
+        otlp_endpoint=_otlp_endpoint(env, otlp_protocol),
+        otlp_protocol=otlp_protocol,
         trace_ratio=_ratio(env.get("BLACKBOARD_TRACE_RATIO", "1")),
         machine=socket.gethostname(),
     )
+
+
+def _otlp_endpoint(env: Mapping[str, str], protocol: str) -> str | None:
+    """The endpoint of traces as it is; the one of all signals is a base, over HTTP."""
+    own = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    base = env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if own or not base:
+        return own or None
+    return f"{base.rstrip('/')}/v1/traces" if protocol == OTLP_HTTP else base
 
 
 def _ratio(text: str) -> float:

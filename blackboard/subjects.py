@@ -30,6 +30,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _NAME = re.compile(r"(?=.{1,64}\Z)[a-z0-9_]+(-[a-z0-9_]+)*\Z")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
 _ID = re.compile(r"[0-9a-f]{32}\Z")
+_SUBJECT = re.compile(r"mem(?:\.[A-Za-z0-9_-]{1,64}){4,}\.[A-Za-z0-9_-]{1,128}\Z")
 
 
 def check_token(what: str, value: str) -> str:
@@ -223,9 +224,11 @@ class Address:
         Raises:
             InvalidError: `subject` is no memory's subject.
         """
-        parts = subject.split(".")
-        if len(parts) < 6 or parts[0] != "mem":
+        # The broker stores messages whose subject has a wildcard as a token; read as a reference,
+        # such a subject would stand for the memories of others.
+        if _SUBJECT.match(subject) is None:
             raise InvalidError(f"{subject!r} is no memory's subject")
+        parts = subject.split(".")
         return cls(parts[1], parts[2], parts[3], ".".join(parts[4:-1]), parts[-1])
 
 

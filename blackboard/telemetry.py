@@ -20,6 +20,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import NoOpTracer, NoOpTracerProvider, ProxyTracerProvider, Tracer
 
 from blackboard.records import SpanRecord
+from blackboard.settings import OTLP_HTTP
 from blackboard.spans import Kind, Recorder, Span, Value, ids, propagator
 from blackboard.subjects import Pattern, Ref, consumer_name, memory_stream
 
@@ -183,7 +184,7 @@ class Telemetry:
         *,
         ratio: float = 1.0,
         otlp_endpoint: str | None = None,
-        otlp_protocol: str = "http/protobuf",
+        otlp_protocol: str = OTLP_HTTP,
     ) -> None:
         """Begin; whether the program has a tracer provider of its own is looked up here.
 
@@ -349,9 +350,10 @@ class Telemetry:
         histogram.record(value, self._labels)
 
     def shutdown(self, timeout_s: float = 2.0) -> None:
-        """Send what waits for the OTLP endpoint; the last one of the process closes the exporter.
+        """Leave the exporter; the last one of the process has it send what waits, and closes it.
 
-        Blocks for at most `timeout_s`, and not at all without an endpoint; from async code call
+        Spans that end later still go to the board. Blocks for at most `timeout_s`, and not at all
+        without an endpoint; from async code call
         `await anyio.to_thread.run_sync(telemetry.shutdown)`. Calling it again does nothing.
         """
         export, self._export = self._export, None

@@ -44,21 +44,18 @@ def test_a_key_has_no_owner(agent: str, topic: str, key: str) -> None:
 def test_any_text_is_a_reference_or_a_clear_error(text: str) -> None:
     try:
         ref = Ref.parse(text)
-    except InvalidError as error:
-        assert str(error)
-    else:
-        assert Ref.parse(str(ref)) == ref
+    except InvalidError:
+        return
+    assert Ref.parse(str(ref)) == ref
 
 
 @given(st.text(max_size=40))
 def test_any_text_is_a_pattern_or_a_clear_error(text: str) -> None:
     try:
         pattern = Pattern.parse(text)
-    except InvalidError as error:
-        assert str(error)
-    else:
-        assert "\r" not in pattern.subject("b")
-        assert " " not in pattern.subject("b")
+    except InvalidError:
+        return
+    assert not set(pattern.subject("b")) & set(" \r\n\t\0")
 
 
 @given(TOKEN, TOKEN, NAME, TOPIC, ID)

@@ -11,7 +11,7 @@ from blackboard import Blackboard, Memory
 agent = declare("merger")
 
 
-@agent.gather(SUMMARY, by="session", until=complete, to=REPORT)
+@agent.gather(SUMMARY, by="session", until=complete, to=REPORT, start="start")
 async def merge(parts: list[Memory], board: Blackboard) -> Memory:
     """Put the summaries in the order of the outline."""
     return Memory(content=compose(parts), kind="report", tags={"team": TEAM})

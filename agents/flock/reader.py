@@ -24,7 +24,7 @@ MAX_SECTIONS = 900
 agent = declare("reader")
 
 
-@agent.on(QUESTION, to=RECEIPT)
+@agent.on(QUESTION, to=RECEIPT, start="start")
 async def read(question: Memory, board: Blackboard) -> dict[str, int]:
     """Put the sections of the best documents and say how many there were."""
     asked = cast("dict[str, Any]", question.content)

@@ -40,7 +40,7 @@ clients = AsyncExitStack()
 summarizers: list[Summarizer] = []
 
 
-@agent.on(SECTION, to=SUMMARY, concurrency=CONCURRENCY)
+@agent.on(SECTION, to=SUMMARY, concurrency=CONCURRENCY, start="start")
 async def summarize(section: Memory, board: Blackboard) -> Memory:
     """Summarise a section, or take the summary that another team has of the same text."""
     text = str(section.content)

@@ -16,7 +16,7 @@ import anyio
 from blackboard.board import Blackboard
 from blackboard.demo.calls import Calls
 from blackboard.demo.matrix import Matrix
-from blackboard.demo.programs import ROLES, Program, Pulse, Troupe, troupe
+from blackboard.demo.programs import ROLES, Program, ProgramError, Pulse, Troupe, troupe
 from blackboard.demo.report import Figures
 from blackboard.demo.screen import Screen
 from blackboard.demo.stage import NAME, Stage
@@ -31,7 +31,7 @@ LOOK_S = 0.1
 """How often the picture is drawn and the door's log is read, at least."""
 
 
-class StalledError(BlackboardError):
+class StalledError(ProgramError):
     """The flock made no progress within the limit; the text says what it was waiting for."""
 
 
@@ -126,9 +126,8 @@ class Flock:
             if anyio.current_time() > deadline:
                 error = self.calls.last_error()
                 why = f"; last error at the model: {error}" if error else ""
-                raise StalledError(
-                    f"nothing happened for {limit_s:g} s, {what()}{why}{self._said()}"
-                )
+                text = f"nothing happened for {limit_s:g} s, {what()}{why}"
+                raise StalledError(text, self._said())
             await self.pulse.wait(LOOK_S)
 
     async def until_reports(self) -> None:
@@ -214,8 +213,8 @@ class Flock:
         return [name for name, team in self.teams.items() if not team.is_done]
 
     def _said(self) -> str:
-        talkative = [program for program in self.troupe.programs if program.last_words()]
-        return "".join(f"\n{program.name}: {program.last_words()}" for program in talkative[:3])
+        said = [(program.name, program.last_words()) for program in self.troupe.programs]
+        return "\n".join([f"{name}: {words}" for name, words in said if words][:3])
 
 
 @asynccontextmanager
@@ -272,5 +271,5 @@ async def flock(
         for team in boards:
             for role in ROLES:
                 await held.start(team, role, settings[team])
-        await run.until(...)
+        await run.until(lambda: True, lambda: "")
         yield run

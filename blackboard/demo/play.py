@@ -1,6 +1,7 @@
 """The demo from beginning to end: sets the stage, plays the acts, draws the conclusions."""
 
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import anyio
 
 from blackboard.demo.acts import Played, alone, edit, isolated, kill, shared
 from blackboard.demo.documents import load as load_documents
+from blackboard.demo.programs import ProgramError
 from blackboard.demo.report import ACTS, Act, Results, as_json as written, compare, faults
 from blackboard.demo.screen import Screen
 from blackboard.demo.stage import Stage, machine, set_up
@@ -61,6 +63,8 @@ async def demo(
                 code = await _play(stage, screen, chosen, as_json=as_json)
         except BlackboardError as error:
             failure = error  # raised below, where the task group does not wrap it
+            if isinstance(error, ProgramError) and error.said:
+                print(error.said, file=sys.stderr)  # noqa: T201 - more than the one line of an error
         group.cancel_scope.cancel()
     if failure is not None:
         raise failure

@@ -41,7 +41,16 @@ class Pulse:
 
 
 class ProgramError(BlackboardError):
-    """A program of the flock ended by itself; the text has its last words."""
+    """A program of the flock ended by itself.
+
+    Args:
+        message: Which, and how.
+        said: The end of its output.
+    """
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(f"{message}: {said.splitlines()[-1]}" if said else message)
+        self.said = said
 
 
 def find(flock: str = "flock") -> Path:
@@ -143,9 +152,8 @@ class Troupe:
     async def _mind(self, program: Program) -> None:
         code = await program.process.wait()
         if not program.ended_by_us:
-            words = program.last_words()
-            said = f"; its last words:\n{words}" if words else ", without a word"
-            self.fail(ProgramError(f"{program.name} ended with exit code {code}{said}"))
+            text = f"{program.name} ended with exit code {code}"
+            self.fail(ProgramError(text, program.last_words()))
 
     def fail(self, error: BlackboardError) -> None:
         """Record why the act cannot go on; the first reason counts."""

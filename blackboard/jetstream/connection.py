@@ -23,6 +23,7 @@ from nats.aio.subscription import Subscription
 
 from blackboard.errors import SettingsError, UnavailableError
 from blackboard.jetstream.errors import (
+    NO_MESSAGE,
     STREAM_MISSING,
     TOO_MANY_BATCHES,
     ApiError,
@@ -326,14 +327,22 @@ class Connection:
                 await self._unsubscribe(subscription)
         return found
 
-    async def delete(self, stream: str, sequence: int) -> None:
-        """Delete one message; its bytes leave the disk. It is no error when it is gone already."""
+    async def delete(self, stream: str, sequence: int) -> bool:
+        """Delete one message; its bytes leave the disk. False when it was gone already.
+
+        Raises:
+            BrokerError: The broker refused; the message is still there.
+            UnavailableError: No answer in time; deleted or not.
+        """
         body = {"seq": sequence, "no_erase": False}
         try:
             await self.api(f"STREAM.MSG.DELETE.{stream}", body)
         except BrokerError as error:
-            if error.code not in (10043, 10057):
+            # One code for a message that is gone and for a stream that forbids deleting.
+            if error.code not in NO_MESSAGE or await self.at_sequence(stream, sequence) is not None:
                 raise
+            return False
+        return True
 
     async def stream(self, name: str, *, subjects: str | None = None) -> StreamInfo | None:
         """Read a stream's settings and state; None when there is no such stream.

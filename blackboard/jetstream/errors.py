@@ -18,6 +18,8 @@ FULL = frozenset({10023, 10047, 10077})
 TOO_MANY_BATCHES = 10210
 UNAVAILABLE = frozenset({10008, 10009, 10039})
 STREAM_MISSING = 10059
+NO_MESSAGE = frozenset({10043, 10057})
+"""Sequence not found; deletion failed, for whatever reason."""
 CONSUMER_MISSING = 10014
 CONSUMER_EXISTS = frozenset({10013, 10105, 10148})
 MESSAGE_TOO_LARGE = 10054

@@ -21,7 +21,6 @@ from nats.aio.subscription import Subscription
 from blackboard.errors import UnavailableError
 from blackboard.jetstream.connection import Connection
 from blackboard.jetstream.message import Message, from_nanoseconds
-from blackboard.jetstream.requests import subscribe
 from blackboard.jetstream.stream import NANOSECONDS
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 SILENCE_S = 2.5 * HEARTBEAT_S
-RETRY_S = 0.25
+STOP_S = 1.0
 
 
 @dataclass(slots=True)
@@ -64,7 +63,12 @@ class Delivery:
 
 
 class Puller:
-    """Deliveries of one durable consumer; see `pull`."""
+    """Deliveries of one durable consumer; see `pull`.
+
+    Attributes:
+        disturbed: Why the consumer may be another one now, or none: the broker said so, or the
+            connection broke. Look, and set it to None before asking again.
+    """
 
     def __init__(self, connection: Connection, stream: str, consumer: str) -> None:
         self._connection = connection
@@ -76,18 +80,22 @@ class Puller:
         self._subscription: Subscription | None = None
         self._forget = connection.on_reconnect(self._on_reconnect)
         self._changed = anyio.Event()
-        self._missing: str | None = None
+        self.disturbed: str | None = None
 
     async def begin(self) -> None:
         """Listen for deliveries; nothing is asked for yet."""
-        self._subscription = await subscribe(
-            self._connection.client, f"{self._inbox}.*", self._on_message
+        self._subscription = await self._connection.client.subscribe(
+            f"{self._inbox}.*", cb=self._on_message
         )
 
     @property
     def asked(self) -> int:
         """Messages that were asked for and neither came nor were refused."""
         return sum(self._open.values())
+
+    def wake(self) -> None:
+        """End the wait of `next`: slots got free, or it is time to stop."""
+        self._changed.set()
 
     async def ask(self, count: int) -> None:
         """Ask the broker for up to `count` messages more.
@@ -97,7 +105,8 @@ class Puller:
         """
         token = uuid.uuid4().hex[:16]
         self._open[token] = count
-        self._heard = anyio.current_time()
+        if len(self._open) == 1:
+            self._heard = anyio.current_time()
         body = {
             "batch": count,
             "expires": int(EXPIRES_S * NANOSECONDS),
@@ -112,7 +121,7 @@ class Puller:
             raise UnavailableError(f"the connection to the broker failed: {error}") from error
 
     async def next(self, free: int) -> Delivery | None:
-        """Wait for a delivery while `free` slots are open; None when it is time to ask again.
+        """Wait for a delivery while `free` slots are open; None when it is time to look around.
 
         Args:
             free: Slots without work; requests are topped up to as many.
@@ -120,27 +129,25 @@ class Puller:
         Raises:
             UnavailableError: The connection is closed.
         """
+        self._changed = anyio.Event()
         want = free - self.asked - self._receive.statistics().current_buffer_used
         if want > 0:
             await self.ask(want)
-        self._changed = anyio.Event()
         try:
             return self._receive.receive_nowait()
         except anyio.WouldBlock:
             pass
         with anyio.move_on_after(HEARTBEAT_S):
             await self._changed.wait()
-        if anyio.current_time() - self._heard > SILENCE_S:
+        if self._open and anyio.current_time() - self._heard > SILENCE_S:
             # No heartbeat: the requests are lost, for example with a broker that was killed.
-            self._open.clear()
-        if self._missing is not None:
-            await self._on_missing()
+            self._disturb("silence")
         return None
 
-    async def _on_missing(self) -> None:
-        logger.warning("puller.refused", extra={"reason": self._missing})
-        self._missing = None
-        await anyio.sleep(RETRY_S)
+    def _disturb(self, reason: str) -> None:
+        self._open.clear()
+        self.disturbed = reason
+        self._changed.set()
 
     async def _on_message(self, msg: Msg) -> None:
         self._heard = anyio.current_time()
@@ -148,12 +155,13 @@ class Puller:
         if status is None:
             self._count()
             self._send.send_nowait(_delivery(self._connection, msg))
+            self._changed.set()
         elif status != "100":
             # 404/408: nothing came in time; 409: consumer gone or server going down; 503: no one.
             self._open.pop(msg.subject.rpartition(".")[2], None)
             if status in ("409", "503"):
-                self._missing = (msg.headers or {}).get("Description", "no responders")
-        self._changed.set()
+                self.disturbed = (msg.headers or {}).get("Description", "no responders")
+            self._changed.set()
 
     def _count(self) -> None:
         # A delivery does not say which request it answers; the broker serves them oldest first.
@@ -165,16 +173,17 @@ class Puller:
             return
 
     def _on_reconnect(self) -> None:
-        self._open.clear()
-        self._changed.set()
+        self._disturb("reconnected")
 
     async def stop(self) -> list[Delivery]:
         """Take nothing new; returns what came and nobody took, to be given back."""
         self._forget()
-        with anyio.move_on_after(1, shield=True):
+        with anyio.move_on_after(STOP_S, shield=True):
             if self._subscription is not None:
                 try:
-                    await self._subscription.unsubscribe()
+                    # Not `unsubscribe`: what is on its way would be dropped here, and lie with the
+                    # broker as ours until its time is over.
+                    await self._subscription.drain()
                 except (nats.errors.Error, OSError):
                     logger.debug("puller.unsubscribe", exc_info=True)
         left: list[Delivery] = []
@@ -182,7 +191,10 @@ class Puller:
             try:
                 left.append(self._receive.receive_nowait())
             except (anyio.WouldBlock, anyio.EndOfStream):
-                return left
+                break
+        self._send.close()
+        self._receive.close()
+        return left
 
 
 @asynccontextmanager
@@ -193,7 +205,7 @@ async def pull(connection: Connection, stream: str, consumer: str) -> AsyncGener
     try:
         yield puller
     finally:
-        with anyio.move_on_after(2, shield=True):
+        with anyio.move_on_after(2 * STOP_S, shield=True):
             for delivery in await puller.stop():
                 try:
                     await delivery.nak()

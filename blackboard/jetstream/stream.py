@@ -79,6 +79,8 @@ class StreamInfo(msgspec.Struct, frozen=True):
 
     config: dict[str, Any]
     state: StreamState
+    created: str = ""
+    """When; tells a stream from an earlier one of the same name."""
 
     @property
     def name(self) -> str:

@@ -1,0 +1,198 @@
+"""The command line: `blackboard COMMAND …`.
+
+Commands live in modules that are imported when their command is called, so that `--help` and typing
+errors are answered at once. Exit codes: 0 done, 1 failed, 2 usage or settings, 130 interrupted. What
+a user got wrong is one line on standard error that says what to do next; a traceback means a bug.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from blackboard.errors import BlackboardError, InvalidError, SettingsError
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""As a shell shows a program that SIGPIPE ended."""
+
+
+class Entry(NamedTuple):
+    """A command as the overview and its own help show it."""
+
+    where: str
+    """Module and name, below this package."""
+    summary: str
+    """The first line of its docstring."""
+    example: str = ""
+    """The end of its help; empty when `where` is an app, which has its own."""
+
+
+MEMORIES = Group("Memories", sort_key=1)
+AGENTS = Group("Agents", sort_key=2)
+INSIGHT = Group("Insight", sort_key=3)
+SERVICE = Group("Service", sort_key=0)
+OPTIONS = Group("Options", sort_key=4)
+
+COMMANDS: dict[Group, dict[str, Entry]] = {
+    SERVICE: {
+        "up": Entry(
+            "up:up",
+            "Hold the local stack until Ctrl-C.",
+            "    blackboard up --data ~/team-board",
+        ),
+        "demo": Entry(
+            "demo:demo",
+            "Let a flock of agents read real documents, with and without a shared board.",
+            "    blackboard demo --act shared --act kill docs/",
+        ),
+        "doctor": Entry(
+            "doctor:doctor",
+            "Check the broker, the board and who may do what.",
+            "    blackboard doctor --board research",
+        ),
+    },
+    MEMORIES: {
+        "put": Entry(
+            "memories:put",
+            "Put a memory on the board and print its reference.",
+            "    blackboard put reports.q3 '{\"growth\": 4}' --tag region=emea --ttl 7d\n"
+            "    git log -1 | blackboard put commits - --text\n"
+            '    blackboard put state.config \'{"mode": "fast"}\' --key mode --expected 0',
+        ),
+        "get": Entry(
+            "memories:get",
+            "Show a memory: the newest revision, a pinned one, or as of a time.",
+            "    blackboard get '*/state.config/mode' --at 10m\n"
+            "    blackboard get '*/state.config/mode@42' --json",
+        ),
+        "watch": Entry(
+            "memories:watch",
+            "Follow the memories under a pattern, one line each.",
+            "    blackboard watch 'reports.>' --since 1h\n"
+            "    blackboard watch '>' --since start --limit 100 --json",
+        ),
+        "replay": Entry(
+            "memories:replay",
+            "Show the past under a pattern, in order, up to now.",
+            "    blackboard replay 'reports.>' --since 2d --until 1d --speed 60",
+        ),
+        "topics": Entry(
+            "overview:topics",
+            "List the topics: memories, the newest, and who wrote them.",
+            "    blackboard topics 'docs.>'",
+        ),
+        "stats": Entry(
+            "overview:stats",
+            "Count memories, bytes, and what sharing saved.",
+            "    blackboard stats --json",
+        ),
+    },
+    AGENTS: {
+        "agents": Entry("agents:agents", "List agents and handlers; pause, resume, remove one."),
+        "run": Entry(
+            "run:run",
+            "Run the agent of a Python file.",
+            "    blackboard run agents/summarizer.py --replicas 3 --start 1h",
+        ),
+        "dead": Entry("dead:dead", "List what handlers gave up on; let them try again."),
+    },
+    INSIGHT: {
+        "audit": Entry(
+            "history:audit",
+            "Show who read what, and who took what back.",
+            "    blackboard audit --act get --what 'reports.' --since 1h",
+        ),
+        "trace": Entry(
+            "history:trace",
+            "Show a trace as a tree, with durations.",
+            "    blackboard trace 4bf92f3577b34da6a3ce929d0e0e4736",
+        ),
+        "explain": Entry(
+            "history:explain",
+            "Explain a memory: made by whom, from what, at what cost, reused by whom.",
+            "    blackboard explain '*/state.config/mode'",
+        ),
+    },
+}
+
+
+def build(arguments: Sequence[str] = ()) -> App:
+    """Make the app.
+
+    Args:
+        arguments: The command line; the command that it names gets its help from its docstring.
+    """
+    app = App(
+        name="blackboard",
+        help="Shared memory for pools of AI agents.",
+        help_epilogue="blackboard COMMAND --help shows an example.",
+        help_format="plaintext",
+        help_formatter="default" if sys.stdout.isatty() else "plain",
+        default_parameter=Parameter(negative=(), show_default=_shown_default),
+        result_action="return_value",
+        version=_version,
+    )
+    for flag in ("--help", "--version"):
+        app[flag].group = OPTIONS
+    for group, commands in COMMANDS.items():
+        for name, entry in commands.items():
+            options = {"help_epilogue": f"Example:\n\n{entry.example}"} if entry.example else {}
+            app.command(
+                f"blackboard.cli.{entry.where}",
+                name=name,
+                group=group,
+                help=None if name in arguments else entry.summary,
+                **options,
+            )
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code.
+
+    Args:
+        arguments: Without the program's name; None means those of the process.
+    """
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = build(tokens)(tokens, exit_on_error=False, print_error=False)
+        sys.stdout.flush()  # here, where a closed pipe can still be handled
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more at its end, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except CycloptsError as error:
+        command = " ".join(["blackboard", *(error.command_chain or ())])
+        return _failed(f"{str(error).rstrip('.')}; see `{command} --help`", USAGE)
+    except (SettingsError, InvalidError) as error:
+        return _failed(str(error), USAGE)
+    except BlackboardError as error:
+        return _failed(str(error), FAILED)
+    return code if isinstance(code, int) else 0
+
+
+def _failed(text: str, code: int) -> int:
+    """Say what went wrong in one line, and return the exit code."""
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _shown_default(value: object) -> str | None:
+    """What help says of a default; nothing where it is "no" or "none"."""
+    return None if value in (None, False, ()) else str(value)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - for --version only
+
+    try:
+        return version("blackboard-agents")
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,1 @@
+"""Runs agents: pulls their inputs, keeps their transactions, and tells who is there."""

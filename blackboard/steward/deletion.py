@@ -1,0 +1,30 @@
+"""Deleting one message, with the audit event that says so."""
+
+from blackboard.errors import BlackboardError
+from blackboard.journal import Journal
+from blackboard.log import Log
+
+
+async def delete(log: Log, journal: Journal, stream: str, sequence: int, what: str) -> bool:
+    """Delete a message and note it; False when it was gone already.
+
+    Args:
+        log: Says where the broker is.
+        journal: Notes what was deleted, and what may have been.
+        stream: Where the message lies.
+        sequence: Its sequence.
+        what: The reference, or the chunk's subject, for the audit.
+
+    Raises:
+        BrokerError: The broker refused.
+        UnavailableError: No answer in time; deleted or not.
+    """
+    try:
+        deleted = await log.connection.delete(stream, sequence)
+    except BlackboardError as error:
+        # An answer that was lost may have been a yes, and the next try will not find the message.
+        journal.audit("delete", what, revision=sequence, outcome=type(error).__name__)
+        raise
+    if deleted:
+        journal.audit("delete", what, revision=sequence)
+    return deleted
