@@ -4,11 +4,14 @@ It holds no state of its own but its parts: the log that writes and reads, the r
 content in, the writer that keeps the rules. Inside a handler the same class writes into the
 handler's draft (`bound`), so that there is one interface to learn.
 """
+# pyright: reportImportCycles=false
+# `Blackboard.sync` returns the synchronous face, which is made from this class.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -56,6 +59,9 @@ from blackboard.telemetry import (
 from blackboard.view import LIMIT, View, open_view
 from blackboard.watch import Since, replay, wait_for, watch
 from blackboard.writer import Writer, compose
+
+if TYPE_CHECKING:
+    from blackboard.sync import SyncBlackboard
 
 RefLike = Ref | Memory | str
 ABSENT = (NotFoundError, GoneError, HistoryGoneError)
@@ -148,6 +154,25 @@ class Blackboard:
         name = board or settings.board
         async with open_session(settings, name, agent, limits=Limits(), create=True) as session:
             yield cls(session, session.desk(name, agent))
+
+    @classmethod
+    def sync(
+        cls,
+        url: str | None = None,
+        board: str | None = None,
+        agent: str = "reader",
+        *,
+        create: bool = True,
+        limits: Limits | None = None,
+    ) -> "AbstractContextManager[SyncBlackboard]":
+        """Open a board for synchronous code: `with Blackboard.sync() as board: board.put(…)`.
+
+        Arguments and errors as in `open`; the methods are the same, without `await`.
+        """
+        # The one import upwards; here, because few programs need it and the module needs this one.
+        from blackboard.sync import SyncBlackboard  # noqa: PLC0415
+
+        return SyncBlackboard.open(url, board, agent, create=create, limits=limits)
 
     @property
     def name(self) -> str:

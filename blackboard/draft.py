@@ -50,16 +50,17 @@ class Binding:
         )
         self.known = known
         self.to = to
+        self.given: set[str] = set()
         self._origin = origin
-        self._count = 0
 
     def next_id(self) -> str:
         """The id of the next output: the same for the same input, however often it is handled."""
-        self._count += 1
-        return self._id(self._count - 1)
-
-    def _id(self, number: int) -> str:
-        return derived_id(canonical([self.cause.agent, self.cause.handler, self._origin, number]))
+        number = len(self.given)
+        identifier = derived_id(
+            canonical([self.cause.agent, self.cause.handler, self._origin, number])
+        )
+        self.given.add(identifier)
+        return identifier
 
 
 def _common(values: list[str | None]) -> str | None:

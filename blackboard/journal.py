@@ -12,15 +12,15 @@ one.
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
 
+from blackboard.clock import now
 from blackboard.codec import decoder_of, encode_record, read
 from blackboard.errors import RetryableError, TerminalError
 from blackboard.records import AuditBatch, AuditEvent, SpanBatch, SpanRecord
@@ -41,10 +41,6 @@ FINAL_S = 2.0
 Publish = Callable[[str, bytes], Awaitable[object]]
 ItemT = TypeVar("ItemT")
 logger = logging.getLogger(__name__)
-
-
-def _now() -> datetime:
-    return datetime.fromtimestamp(time.time(), UTC)
 
 
 class Journal:
@@ -72,7 +68,7 @@ class Journal:
         *,
         interval_s: float = INTERVAL_S,
         capacity: int = CAPACITY,
-        clock: Callable[[], datetime] = _now,
+        clock: Callable[[], datetime] = now,
     ) -> None:
         self._agent = agent
         self._instance = instance
@@ -142,11 +138,10 @@ class Journal:
         """Write until cancelled, and then what is left, for at most 2 s."""
         self._thread = threading.get_ident()
         try:
+            written = True
             while True:
-                if await self.flush():
-                    await self._due()
-                else:
-                    await anyio.sleep(self._interval_s)
+                await (self._due() if written else anyio.sleep(self._interval_s))
+                written = await self.flush()
         finally:
             with anyio.move_on_after(FINAL_S, shield=True):
                 # Tasks that are cancelled together with this one still note how they ended.

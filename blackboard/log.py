@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from blackboard.codec import RecordT, decode_record, encode_record
 from blackboard.envelope import EXPECTED, EXPECTED_SUBJECT, Write, is_expired, seal, to_memory
-from blackboard.errors import ConflictError, InvalidError, UnavailableError
+from blackboard.errors import BlackboardError, ConflictError, InvalidError, UnavailableError
 from blackboard.jetstream import (
     Connection,
     Follower,
@@ -40,6 +40,13 @@ logger = logging.getLogger(__name__)
 
 WRITE_S = 10.0
 """How long a write may take, with the broker away in the middle; then `UnavailableError`."""
+READ_S = 5.0
+"""The same for a read."""
+RETRY_S = 0.05
+
+
+class _UnsureError(UnavailableError):
+    """Trying again cannot make sure whether the write is stored."""
 
 
 class Following:
@@ -143,25 +150,44 @@ class Log:
             BoardFullError: No room; nothing was stored.
             UnavailableError: No answer within 10 s; all stored or none.
         """
-        deadline = anyio.current_time() + WRITE_S
+        try:
+            with anyio.fail_after(WRITE_S):
+                return await self._sent(messages)
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"the broker did not answer within {WRITE_S:g} s, so this write is stored or not; "
+                "the client reconnects by itself, try again"
+            ) from error
+
+    async def _sent(self, messages: Sequence[Outgoing]) -> int:
         unsure = False
+        conflict: ConflictError | None = None
         while True:
             try:
                 if unsure and (sequence := await self._own(messages[0])):
                     return sequence + len(messages) - 1
-                if len(messages) == 1:
-                    return await self.connection.publish(messages[0])
-                return await self.connection.publish_batch(messages)
-            except ConflictError:
-                if unsure and (sequence := await self._own(messages[0])):
-                    return sequence + len(messages) - 1
+                if conflict is not None:
+                    raise await self._verdict(messages[0], conflict)
+                return await self._publish(messages)
+            except ConflictError as error:
+                if not unsure or conflict is not None:
+                    raise
+                conflict = error
+            except _UnsureError:
                 raise
             except UnavailableError as error:
                 unsure = True
-                if anyio.current_time() > deadline:
+                if self.connection.closed:
                     raise
                 if isinstance(error, NoStreamError):
                     await self._missing(error)
+                else:
+                    await anyio.sleep(RETRY_S)
+
+    async def _publish(self, messages: Sequence[Outgoing]) -> int:
+        if len(messages) == 1:
+            return await self.connection.publish(messages[0])
+        return await self.connection.publish_batch(messages)
 
     async def _own(self, message: Outgoing) -> int | None:
         # A write that expects a sequence can only lie right behind it.
@@ -171,6 +197,20 @@ class Log:
         if found is not None and found.headers.get("Bb-Write") == message.headers["Bb-Write"]:
             return found.sequence
         return None
+
+    async def _verdict(self, message: Outgoing, conflict: ConflictError) -> BlackboardError:
+        """The conflict, unless our own revision may have been there and been overrun since."""
+        first = await self.connection.next_after(self.stream, message.subject, 1)
+        if first is None or first.sequence <= int(message.headers[EXPECTED]):
+            return conflict
+        info = await self.connection.stream(self.stream, subjects=message.subject)
+        kept = 0 if info is None else int(info.config.get("max_msgs_per_subject", -1))
+        if info is None or kept < 1 or info.state.subjects.get(message.subject, 0) < kept:
+            return conflict
+        return _UnsureError(
+            f"the answer to a write on {message.subject!r} was lost, and so many revisions were "
+            "stored since that nobody can tell whether it is among them; read again, decide again"
+        )
 
     async def _missing(self, error: NoStreamError) -> None:
         # Either the board was never made, or the broker has just started and serves none yet.
@@ -225,7 +265,7 @@ class Log:
         A record that cannot be read, or that names another author than its subject does, counts as
         absent, but its sequence holds.
         """
-        message = await self.connection.last(self.stream, subject)
+        message = await self._read(lambda: self.connection.last(self.stream, subject))
         if message is None:
             return None, 0
         author = message.subject.split(".")[3]
@@ -281,13 +321,32 @@ class Log:
         return None if newest is None else self.check(newest, subject)
 
     async def _read(self, read: Callable[[], Awaitable[FoundT]]) -> FoundT | None:
+        began = anyio.current_time()
         try:
             return await read()
-        except NoStreamError:
-            # A board that nobody wrote to has no stream; a broker that starts has none yet.
-            if await self.connection.stream(self.stream) is None:
-                return None
-            return await read()
+        except UnavailableError as error:
+            lost = error
+        # A broker that restarts is back in less than the time limit, and reading twice is harmless.
+        try:
+            with anyio.fail_after(began + READ_S - anyio.current_time()):
+                while not self.connection.closed:
+                    if isinstance(lost, NoStreamError) and await self._absent():
+                        return None
+                    await anyio.sleep(RETRY_S)
+                    try:
+                        return await read()
+                    except UnavailableError as error:
+                        lost = error
+        except TimeoutError:
+            logger.debug("log.read", extra={"error": str(lost)})
+        raise lost
+
+    async def _absent(self) -> bool:
+        # A board that nobody wrote to has no stream; a broker that starts has none yet.
+        try:
+            return await self.connection.stream(self.stream) is None
+        except UnavailableError:
+            return False
 
     def check(self, message: Message, subject: str) -> Memory:
         """Turn a message got directly into a memory.

@@ -193,6 +193,8 @@ class _Taken(SpanExporter):
         self._closed = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if self._closed:  # counted as lost already
+            return SpanExportResult.FAILURE
         self.count += len(spans)
         result = self._inner.export(spans)
         if result is not SpanExportResult.SUCCESS:

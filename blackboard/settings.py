@@ -24,11 +24,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     file store.
     """
 
-    memory_bytes: int = 4096 * MIB
-    blob_bytes: int = 4096 * MIB
-    audit_bytes: int = 512 * MIB
-    spans_bytes: int = 256 * MIB
-    dead_bytes: int = 128 * MIB
+    memory_bytes: int = 2048 * MIB
+    blob_bytes: int = 2048 * MIB
+    audit_bytes: int = 256 * MIB
+    spans_bytes: int = 128 * MIB
+    dead_bytes: int = 64 * MIB
     history: int = 64
     """Revisions kept of a memory."""
     consumers: int = 100_000

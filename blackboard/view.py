@@ -141,8 +141,12 @@ async def open_view(
         async with background() as group:
 
             async def run() -> None:
-                while True:
-                    await _take(view, following, reader, journal)
+                try:
+                    while True:
+                        await _take(view, following, reader, journal)
+                except BlackboardError as error:
+                    # The board was deleted; the next read says so.
+                    view.fail(error)
 
             async def audit() -> None:
                 while True:

@@ -6,6 +6,7 @@ conflict.
 """
 
 import inspect
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
@@ -27,8 +28,8 @@ from blackboard.errors import (
     InvalidError,
     LabelError,
     NotFoundError,
+    UnavailableError,
 )
-from blackboard.jetstream import NoStreamError
 from blackboard.log import Log
 from blackboard.messages import MAX_INLINE_BYTES, Memory, Payload, memory_of
 from blackboard.reader import Reader
@@ -41,7 +42,12 @@ MIN_TTL = timedelta(seconds=1)
 FULL_AT = 0.95
 """Writers stop here; the rest of the board is for claims, tombstones and receipts."""
 FULL_CHECK_S = 5.0
-MAX_JITTER_S = 0.02
+FULL_ANSWER_S = 1.0
+WRITERS = 16
+"""A writer looks again when it has used this part of the room there was: others write as well."""
+JITTER_S = 0.005
+"""A round of read and write takes a millisecond or two, so 8 writers of one key spread over it."""
+MAX_JITTER_S = 0.05
 
 Change = Callable[[Memory | None], "Awaitable[Write]"]
 
@@ -57,6 +63,7 @@ class Writer:
         self._draft = draft
         self.binding = binding
         self._full_checked = 0.0
+        self._room = 0.0
 
     async def put(
         self,
@@ -176,9 +183,9 @@ class Writer:
             )
             for memory in memories
         ]
-        await self._check_room()
         refs: list[Ref] = []
         for batch in _batches(writes):
+            await self._check_room(sum(_weight(write) for write in batch))
             revisions = await self._log.append_many(batch)
             refs += [
                 Ref(write.ref.agent, topic, write.ref.id, None, revision)
@@ -368,31 +375,38 @@ class Writer:
     async def _contended(self, attempt: int) -> None:
         self._log.telemetry.count(CONFLICTS)
         # Without jitter, writers that met once would meet again at every try.
-        await anyio.sleep(random.uniform(0, min(MAX_JITTER_S, 0.002 * attempt)))
+        await anyio.sleep(random.uniform(0, min(MAX_JITTER_S, JITTER_S * (attempt + 1))))
 
     async def _store(self, write: Write, draft: Draft | None) -> Ref:
         if draft is not None:
             return draft.add(write)
         if write.gone is None:
-            await self._check_room()
+            await self._check_room(_weight(write))
         if self.binding is not None:
             write.cause = str(self.binding.cause)
         revision = await self._log.append(write)
         return Ref(write.ref.agent, write.ref.topic, write.ref.id, None, revision)
 
-    async def _check_room(self) -> None:
-        if anyio.current_time() - self._full_checked < FULL_CHECK_S:
+    async def _check_room(self, size: int) -> None:
+        self._room -= size
+        if self._room > 0 and anyio.current_time() - self._full_checked < FULL_CHECK_S:
             return
+        info = None
         try:
-            info = await self._log.connection.stream(self._log.stream)
-        except NoStreamError:
-            return
-        limit = 0 if info is None else int(info.config.get("max_bytes", -1))
-        if info is not None and limit > 0 and info.state.bytes > FULL_AT * limit:
+            with anyio.move_on_after(FULL_ANSWER_S):
+                info = await self._log.connection.stream(self._log.stream)
+        except UnavailableError:
+            pass
+        if info is None:
+            return  # the write itself finds out, and has its own time limit
+        limit = int(info.config.get("max_bytes", -1))
+        left = FULL_AT * limit - info.state.bytes if limit > 0 else math.inf
+        if left < size:
             raise BoardFullError(
                 f"board {self._log.board!r} holds {info.state.bytes} of {limit} bytes; "
                 "the last 5 % are kept for tombstones. Retire memories, or raise its limit"
             )
+        self._room = left / WRITERS
         self._full_checked = anyio.current_time()
 
     def _author(self, ref: Ref) -> str:
@@ -492,10 +506,16 @@ def _batches(writes: Sequence[Write]) -> list[list[Write]]:
     batches: list[list[Write]] = [[]]
     size = 0
     for write in writes:
-        weight = 1024 + len(str(write.memory.content)) if write.memory is not None else 1024
+        weight = _weight(write)
         if len(batches[-1]) == BATCH or (batches[-1] and size + weight > BATCH_BYTES):
             batches.append([])
             size = 0
         batches[-1].append(write)
         size += weight
     return [batch for batch in batches if batch]
+
+
+def _weight(write: Write) -> int:
+    """About how many bytes it takes on the board."""
+    content = None if write.memory is None else write.memory.content
+    return 1024 + len(content if isinstance(content, str) else str(content))

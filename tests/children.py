@@ -28,9 +28,11 @@ class Child:
     def __init__(self, program: str, directory: Path, name: str, options: dict[str, Any]) -> None:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self.name = name
-        self._said = directory / f"{name}.jsonl"
+        self._output = directory / f"{name}.jsonl"
+        self._said: list[dict[str, Any]] = []
+        self._offset = 0
         self._errors = directory / f"{name}.err"
-        with self._said.open("wb") as said, self._errors.open("wb") as errors:
+        with self._output.open("wb") as said, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"tests.programs.{program}", json.dumps(options)],
                 stdin=subprocess.DEVNULL,
@@ -46,8 +48,13 @@ class Child:
 
     def said(self) -> list[dict[str, Any]]:
         """What it said so far; a line that it was killed in does not count."""
-        text = self._said.read_text()
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        with self._output.open("rb") as output:
+            output.seek(self._offset)
+            new = output.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        self._said += [json.loads(line) for line in whole.splitlines()]
+        return self._said
 
     async def until(self, predicate: Callable[[list[dict[str, Any]]], object], what: str) -> None:
         """Wait until what it said fulfils a condition; its end without that is a failure."""
@@ -70,6 +77,10 @@ class Child:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    def terminate(self) -> None:
+        """SIGTERM: it ends in good order."""
+        self.signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """SIGKILL; works on a stopped process too."""
         self._process.kill()
@@ -81,7 +92,7 @@ def children(directory: Path) -> Iterator[Callable[..., Child]]:
     """Give a function that starts programs; those still running at the end are killed."""
     with ExitStack() as stack:
 
-        def start(program: str, name: str, **options: Any) -> Child:
+        def start(program: str, name: str, /, **options: Any) -> Child:
             child = Child(program, directory, name, options)
             stack.callback(child.kill)
             return child

@@ -25,8 +25,7 @@ async def test_ten_thousand_increments_by_8_processes_of_4_agents_make_10000(
             for number in range(8)
         ]
         for child in counting:
-            said = await child.ended(timeout_s=50)
-            print(said)
+            await child.ended(timeout_s=50)
     async with Blackboard.open(server.url) as board:
         memory = await board.get(REF)
     assert memory.content == 10_000

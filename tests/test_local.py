@@ -223,8 +223,9 @@ async def test_a_cancelled_start_leaves_nothing(data_dir: Path):
     await wait_until(lambda: not inhabitants(data_dir), "what was started has ended")
 
 
-async def test_the_supervisor_finds_the_package_where_the_user_found_it(data_dir: Path):
-    user = User(data_dir, environment={"PYTHONPATH": "."}, cwd=ROOT)
+@pytest.mark.parametrize("path", [".", ""])
+async def test_the_supervisor_finds_the_package_where_the_user_found_it(data_dir: Path, path: str):
+    user = User(data_dir, environment={"PYTHONPATH": path}, cwd=ROOT)
     found = await user.joined()
     await user.leave()
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from nats.js import JetStreamContext
 
 from blackboard.errors import UnavailableError
-from blackboard.local import child as children, join, read_endpoint
+from blackboard.local import Endpoint, child as children, join, read_endpoint
 from blackboard.local.broker import find_program
 from blackboard.local.directory import Directory
 from blackboard.local.locks import Lock, is_held, take_lock
@@ -74,14 +75,25 @@ async def test_a_killed_broker_is_back_within_a_second_on_its_port(data_dir: Pat
 
 
 async def test_joining_waits_for_a_broker_that_is_being_restarted(data_dir: Path):
-    async with join(data_dir, port=0) as first:
-        os.kill(pids(data_dir)["nats-server"], signal.SIGKILL)
+    async def join_and_connect() -> None:
         async with join(data_dir) as second:
-            with anyio.fail_after(1):
-                connection = await anyio.connect_tcp("127.0.0.1", int(second.url.split(":")[2]))
-            await connection.aclose()
+            assert second.url == first.url
+            assert _accepts(second)
 
-    assert first.url == second.url
+    async with join(data_dir, port=0) as first:
+        supervisor = psutil.Process(pids(data_dir)["supervisor"])
+        supervisor.suspend()  # so that nobody restarts the broker before we are waiting for it
+        os.kill(pids(data_dir)["nats-server"], signal.SIGKILL)
+        await wait_until(lambda: not _accepts(first), "the broker is gone")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(join_and_connect)
+            await anyio.wait_all_tasks_blocked()
+            supervisor.resume()
+
+
+def _accepts(endpoint: Endpoint) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(endpoint.url.split(":")[2]))) == 0
 
 
 async def test_children_end_with_a_killed_supervisor_and_the_next_finds_everything(data_dir: Path):
@@ -203,14 +215,20 @@ def _move(data_dir: Path) -> None:
     data_dir.rename(data_dir.with_name("elsewhere"))
 
 
-async def test_a_stack_whose_directory_was_removed_ends(data_dir: Path):
+async def test_a_stack_whose_directory_was_removed_ends_and_harms_no_new_one(data_dir: Path):
     async with join(data_dir, port=0):
         running = pids(data_dir)
         _move(data_dir)
-        await wait_until(lambda: not any(map(is_alive, running.values())), "the stack ended")
-
         async with join(data_dir, port=0) as endpoint:
+            await wait_until(lambda: not any(map(is_alive, running.values())), "the old one ended")
+            await wait_until(lambda: "steward" in _log(data_dir), "the new one lives on")
+
             assert endpoint.started
+            assert read_endpoint(data_dir) is not None
+
+
+def _log(data_dir: Path) -> str:
+    return Directory.at(data_dir).log("supervisor").read_text()
 
 
 @asynccontextmanager

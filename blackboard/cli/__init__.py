@@ -1,8 +1,8 @@
 """The command line: `blackboard COMMAND …`.
 
 Commands live in modules that are imported when their command is called, so that `--help` and typing
-errors are answered at once. Exit codes: 0 done, 1 failed, 2 usage or settings, 130 interrupted. What
-a user got wrong is one line on standard error that says what to do next; a traceback means a bug.
+errors are answered at once. Exit codes: 0 done, 1 failed, 2 usage or settings, 130 interrupted.
+What a user got wrong is one line on standard error that says what to do next; a traceback is a bug.
 """
 
 import os

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from blackboard.codec import Json, to_json
+from blackboard.explain import Spent
 from blackboard.messages import Memory
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -119,21 +120,12 @@ def size(count: int) -> str:
     raise AssertionError("unreachable")
 
 
-def seconds(duration: float) -> str:
-    """A duration for people."""
-    if duration < 1:
-        return f"{duration * 1000:.3g} ms"
-    if duration < 120:
-        return f"{duration:.3g} s"
-    minutes, rest = divmod(round(duration), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def as_tree(memory: Memory) -> dict[str, Json]:
     """A memory as JSON: the fields that are set, and the reference."""
     tree = to_json(memory)
     tree.pop("delivery", None)  # of the reader's own consumer: says nothing about the memory
+    if memory.cost is not None:
+        tree["cost"] = msgspec.structs.asdict(memory.cost)
     return {
         "ref": str(memory.ref),
         "revision": memory.revision,
@@ -176,7 +168,7 @@ def show(memory: Memory) -> None:
             "shows": memory.content_of,
             "sources": memory.sources,
             "links": memory.links,
-            "cost": None if memory.cost is None else cost(memory),
+            "cost": None if memory.cost is None else Spent.of([memory.cost]),
             "cause": memory.cause,
             "hops": memory.hops or None,
             "origin": memory.origin,
@@ -189,13 +181,3 @@ def show(memory: Memory) -> None:
         say(clean(content))
     else:
         say(clean(msgspec.json.format(msgspec.json.encode(content), indent=2).decode()))
-
-
-def cost(memory: Memory) -> str:
-    """What a memory cost, for people."""
-    spent = memory.cost
-    if spent is None:
-        return ""
-    calls = f"{spent.calls} call{'' if spent.calls == 1 else 's'}"
-    model = f" to {spent.model}" if spent.model else ""
-    return f"{calls}{model}, {spent.tokens} tokens, {seconds(spent.seconds)}"

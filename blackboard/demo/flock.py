@@ -23,10 +23,12 @@ from blackboard.demo.stage import NAME, Stage
 from blackboard.demo.traffic import connections, moved, newest
 from blackboard.errors import BlackboardError, ModelRefusedError
 from blackboard.messages import Memory
+from blackboard.runtime.presence import list_cards
 
 START_LIMIT_S = 60.0
 STALL_LIMIT_S = 60.0
 STALL_LIMIT_WITH_MODEL_S = 300.0
+PRESENT_S = 0.2
 LOOK_S = 0.1
 """How often the picture is drawn and the door's log is read, at least."""
 
@@ -90,6 +92,27 @@ class Flock:
     settings: Mapping[str, Mapping[str, str]]
     first_connection: int
     events: list[Memory] = field(default_factory=list[Memory])
+
+    async def until_present(self) -> None:
+        """Wait until every program has shown its card, so that the run is not a race of starts.
+
+        Raises:
+            ProgramError: A program ended.
+            StalledError: Some did not report in within a minute.
+        """
+        boards = {team.board.name: team.board for team in self.teams.values()}
+        deadline = anyio.current_time() + START_LIMIT_S
+        while True:
+            self._check()
+            cards = [card for board in boards.values() for card in await list_cards(board.log)]
+            present = {card.pid for card in cards}
+            missing = [one.name for one in self.troupe.programs if one.pid not in present]
+            if not missing:
+                return
+            if anyio.current_time() > deadline:
+                text = f"not running after {START_LIMIT_S:g} s: {', '.join(missing)}"
+                raise StalledError(text, self._said())
+            await self.pulse.wait(PRESENT_S)
 
     async def ask(self, folder: Path) -> None:
         """Ask every team its question about the documents in a folder."""
@@ -271,5 +294,5 @@ async def flock(
         for team in boards:
             for role in ROLES:
                 await held.start(team, role, settings[team])
-        await run.until(lambda: True, lambda: "")
+        await run.until_present()
         yield run

@@ -29,7 +29,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line, above the picture when there is one."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def picture(self, matrix: Matrix) -> Generator[None]:

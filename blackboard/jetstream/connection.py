@@ -107,12 +107,17 @@ class Connection:
         finally:
             # `drain` can hang when a fetch was cancelled before, so: close, within a limit.
             with anyio.move_on_after(5, shield=True):
-                await client.close()
+                await _close(client)
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after each reconnect; returns how to stop that."""
         self._again.add(callback)
         return lambda: self._again.discard(callback)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed for good; a lost connection is not, it comes back."""
+        return self.client.is_closed
 
     def lost(self) -> None:
         """The connection broke: no open request will be answered."""
@@ -148,7 +153,11 @@ class Connection:
             UnavailableError: No answer in time.
         """
         data = b"" if body is None else msgspec.json.encode(body)
-        answer = (await self.request(f"$JS.API.{verb}", data)).data
+        try:
+            answer = (await self.request(f"$JS.API.{verb}", data)).data
+        except NoStreamError as error:
+            # Nobody serves the API itself, so this says nothing about the stream.
+            raise UnavailableError("the broker serves no JetStream (yet); try again") from error
         error = _read_answer(answer).error
         if error is not None:
             raise from_api(error, verb)
@@ -435,7 +444,7 @@ async def _connect(
         else:
             raise SettingsError(f"cannot use the broker's address {url!r}: {error}") from error
     with anyio.move_on_after(1, shield=True):
-        await client.close()
+        await _close(client)
     if refused:
         raise SettingsError(
             f"the broker at {url} refused the token; set BLACKBOARD_TOKEN_FILE to the file that "
@@ -445,6 +454,14 @@ async def _connect(
     raise UnavailableError(
         f"no broker answers at {url}{reason}; start one with `blackboard up`, or set BLACKBOARD_URL"
     )
+
+
+async def _close(client: Client) -> None:
+    try:
+        await client.close()
+    except (nats.errors.Error, OSError):
+        # The broker went first, with something of ours still on the way to it.
+        logger.debug("connection.close", exc_info=True)
 
 
 def _direct(msg: Msg) -> Message | None:

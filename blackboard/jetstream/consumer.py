@@ -71,6 +71,8 @@ class ConsumerInfo(msgspec.Struct):
     num_waiting: int = 0
     paused: bool = False
     pause_remaining: int = 0
+    ts: datetime | None = None
+    """The broker's time of saying so."""
 
     @property
     def metadata(self) -> dict[str, str]:

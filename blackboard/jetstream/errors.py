@@ -16,7 +16,8 @@ CONFLICTS = frozenset({10071, 10164, 10201})
 FULL = frozenset({10023, 10047, 10077})
 """Not enough resources, not enough storage, maximum bytes exceeded."""
 TOO_MANY_BATCHES = 10210
-UNAVAILABLE = frozenset({10008, 10009, 10039})
+UNAVAILABLE = frozenset({10008, 10009, 10039, 10176})
+"""The last one: a batch that lost its beginning to a broken connection; nothing was stored."""
 STREAM_MISSING = 10059
 NO_MESSAGE = frozenset({10043, 10057})
 """Sequence not found; deletion failed, for whatever reason."""

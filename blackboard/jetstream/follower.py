@@ -21,6 +21,7 @@ from nats.aio.subscription import Subscription
 from blackboard.errors import RetryableError, TerminalError
 from blackboard.jetstream.connection import Connection
 from blackboard.jetstream.consumer import ConsumerInfo, Start, delete_consumer
+from blackboard.jetstream.errors import NoStreamError
 from blackboard.jetstream.message import Message, from_nanoseconds
 from blackboard.jetstream.requests import subscribe
 from blackboard.jetstream.stream import NANOSECONDS
@@ -32,6 +33,8 @@ SILENCE_S = 2.5 * HEARTBEAT_S
 """Without message or heartbeat for this long, the consumer counts as gone."""
 RETRY_S = 0.25
 INACTIVE_S = 60.0
+DELETED_S = 2.0
+"""When the broker has said for this long that there is no such stream, it was deleted."""
 
 
 class Follower:
@@ -142,12 +145,19 @@ class Follower:
 
     async def _restart(self) -> None:
         self.restarts += 1
+        missing: float | None = None
         while True:
             try:
                 await self.stop()
                 await self.begin()
             except RetryableError as error:
                 logger.debug("follower.waiting", extra={"error": str(error)})
+                if not isinstance(error, NoStreamError):
+                    missing = None
+                elif missing is None:
+                    missing = anyio.current_time()
+                elif anyio.current_time() - missing > DELETED_S:
+                    raise TerminalError(f"the stream {self._stream!r} was deleted") from error
                 await anyio.sleep(RETRY_S)
             else:
                 return

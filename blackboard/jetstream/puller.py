@@ -84,7 +84,7 @@ class Puller:
 
     async def begin(self) -> None:
         """Listen for deliveries; nothing is asked for yet."""
-        self._subscription = await self._connection.client.subscribe(
+        self._subscription = await self._connection.client.subscribe(  # pyright: ignore[reportUnknownMemberType]
             f"{self._inbox}.*", cb=self._on_message
         )
 

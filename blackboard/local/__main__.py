@@ -55,7 +55,6 @@ def main() -> int:
 def _lock(directory: Directory, inherited: int | None) -> Lock | None:
     """Take the supervisor's lock, or take it over from the user who started this process."""
     if inherited is not None:
-        os.set_inheritable(inherited, False)  # noqa: FBT003 - its only form
         return Lock(directory.supervisor_lock, inherited)
     directory.prepare()
     return take_lock(directory.supervisor_lock)

@@ -70,7 +70,9 @@ class Place:
                 sibling = await self._appears(record.run)
                 if sibling is not None:
                     return self._joined(sibling)
-            run = 1 + max(record.run if record is not None else 0, 0 if info is None else _run(info))
+            run = 1 + max(
+                record.run if record is not None else 0, 0 if info is None else _run(info)
+            )
             announced = self._log.record(
                 self._subject, RunRecord(run, self._launch), expected=sequence, ttl_s=None
             )

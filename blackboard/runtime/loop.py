@@ -75,6 +75,8 @@ class Loop:
         self._puller: Puller | None = None
         self._stopping = False
         self._empty = anyio.Event()
+        self.ended = anyio.Event()
+        """Set when nothing is pulled any more and nothing is in hand."""
 
     @property
     def in_hand(self) -> int:
@@ -93,19 +95,25 @@ class Loop:
         Raises:
             SettingsError: The consumer was removed or replaced by one that does not fit.
         """
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._extend)
-            async with pull(self._connection, self._stream, self._consumer) as puller:
-                self._puller = puller
-                while not self._stopping:
-                    if puller.disturbed is not None:
-                        generation = await self._look_again(puller, generation)
-                        continue
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._extend)
+                await self._pull(group, generation)
+                while self._deliveries:
+                    self._empty = anyio.Event()
+                    await self._empty.wait()
+                group.cancel_scope.cancel()
+        finally:
+            self.ended.set()
+
+    async def _pull(self, group: TaskGroup, generation: Generation) -> None:
+        async with pull(self._connection, self._stream, self._consumer) as puller:
+            self._puller = puller
+            while not self._stopping:
+                if puller.disturbed is not None:
+                    generation = await self._look_again(puller, generation)
+                else:
                     await self._take(puller, group, generation)
-            while self._deliveries:
-                self._empty = anyio.Event()
-                await self._empty.wait()
-            group.cancel_scope.cancel()
 
     async def _take(self, puller: Puller, group: TaskGroup, generation: Generation) -> None:
         try:

@@ -42,6 +42,7 @@ def main() -> int:
     logging.Formatter.converter = time.gmtime
     # Housekeeping gives way to those who use the board.
     os.nice(NICENESS)
+    code = 0
     try:
         # No spans are recorded here, so nothing has to be exported.
         settings = msgspec.structs.replace(load(), otlp_endpoint=None)
@@ -54,8 +55,8 @@ def main() -> int:
     except* SettingsError as errors:
         for error in errors.exceptions:
             logger.error("%s", error)  # noqa: TRY400 - a sentence for the operator
-        return 2
-    return 0
+        code = 2
+    return code
 
 
 async def _run(settings: Settings, grace: timedelta, chunk_age: timedelta) -> None:

@@ -16,7 +16,7 @@ from blackboard.layout import boards
 from blackboard.session import Session
 from blackboard.settings import Limits, Settings
 from blackboard.steward.chunks import CHUNK_AGE, Chunks
-from blackboard.steward.tombstones import GRACE, Tombstones
+from blackboard.steward.tombstones import GRACE, Tombstones, check_grace
 from blackboard.subjects import check_token, memory_stream
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ async def serve(
     Raises:
         SettingsError: `grace` cannot be used.
     """
+    check_grace(grace)
     kept: dict[str, tuple[str, anyio.CancelScope]] = {}
     async with connection.listen(CREATED) as told, anyio.create_task_group() as group:
         while True:

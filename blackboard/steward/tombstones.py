@@ -1,9 +1,9 @@
 """What lies behind the tombstones of one board, deleted when its time has come.
 
-`forgotten` and `moved` take away everything before them at once, whatever came after. `retired` does
-so after a grace period, and only while nothing was put on top of it: a memory that came back lives,
-and its history with it. Tombstones themselves stay until their own time is over, because a reader of
-one label, or a projection that lags behind, may still have to see each of them.
+`forgotten` and `moved` take away everything before them at once, whatever came after. `retired`
+does so after a grace period, and only while nothing was put on top of it: a memory that came back
+lives, and its history with it. Tombstones themselves stay until their own time is over, because a
+reader of one label, or a projection that lags behind, may still have to see each of them.
 
 Every header of the board is read once, from the first message on and not only from the newest of
 each subject: a forgotten key that was put again hides its tombstone behind a newer revision.
@@ -37,6 +37,19 @@ EXPIRY_DELAY = timedelta(minutes=1)
 """The broker removes an expired message a little after its time."""
 
 
+def check_grace(grace: timedelta) -> None:
+    """Check a grace period.
+
+    Raises:
+        SettingsError: It is negative, or not shorter than a tombstone's life.
+    """
+    if not timedelta(0) <= grace < LIFETIME:
+        raise SettingsError(
+            f"a grace period of {grace} must be from 0 to less than the {LIFETIME.days} days "
+            "that a tombstone lives"
+        )
+
+
 class Tombstones:
     """The tombstones of one board, and those of them whose time is still to come.
 
@@ -51,17 +64,13 @@ class Tombstones:
         deleted: Revisions deleted so far.
 
     Raises:
-        SettingsError: `grace` is negative, or not shorter than a tombstone's life.
+        SettingsError: `grace` cannot be used.
     """
 
     def __init__(
         self, log: Log, journal: Journal, *, grace: timedelta, now: Callable[[], datetime]
     ) -> None:
-        if not timedelta(0) <= grace < LIFETIME:
-            raise SettingsError(
-                f"a grace period of {grace} must be from 0 to less than the {LIFETIME.days} days "
-                "that a tombstone lives"
-            )
+        check_grace(grace)
         self._log = log
         self._journal = journal
         self._grace = grace

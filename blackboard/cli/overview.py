@@ -1,0 +1,248 @@
+"""Commands that count: topics and statistics of a board."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+
+from blackboard.board import Blackboard
+from blackboard.cli.batches import each_audit_batch, each_span_batch, last_batches
+from blackboard.cli.output import fields, say, say_json, size, table
+from blackboard.cli.place import HERE, Place, opened
+from blackboard.explain import Spent
+from blackboard.jetstream import Start, consumers
+from blackboard.layout import streams_of
+from blackboard.messages import Memory
+from blackboard.records import AuditBatch, SpanBatch
+from blackboard.settings import Limits
+from blackboard.subjects import ONCE, Pattern, Ref, audit_stream, spans_stream
+
+MANY_AGENTS = 5
+RECENT = 10_000
+"""Batches of the audit and of the spans in which losses are counted."""
+
+
+@dataclass(slots=True)
+class Topic:
+    """What is under one topic."""
+
+    memories: int = 0
+    newest: datetime | None = None
+    agents: Counter[str] = field(default_factory=Counter[str])
+
+
+async def topics(pattern: str = ">", /, *, place: Place = HERE) -> None:
+    """List the topics: memories, the newest, and who wrote them.
+
+    Args:
+        pattern: Only those; * is one token, a last > zero or more.
+        place: The board.
+    """
+    subject = Pattern.parse(pattern).subject(place.settings().board)
+    found: dict[str, Topic] = {}
+    async with opened(place) as board:
+        for memory in (await _live(board, subject, headers_only=True)).values():
+            topic = found.setdefault(memory.topic, Topic())
+            topic.memories += 1
+            topic.agents[memory.agent] += 1
+            if memory.stored is not None and (topic.newest is None or memory.stored > topic.newest):
+                topic.newest = memory.stored
+    rows = sorted(found.items())
+    if place.as_json:
+        say_json(
+            [
+                {
+                    "topic": name,
+                    "memories": topic.memories,
+                    "newest": topic.newest,
+                    "agents": dict(topic.agents.most_common()),
+                }
+                for name, topic in rows
+            ]
+        )
+        return
+    table(
+        ["topic", "memories", "newest", "agents"],
+        [[name, one.memories, one.newest, _few(one.agents)] for name, one in rows],
+        right=["memories"],
+    )
+
+
+def _few(agents: Counter[str]) -> str:
+    names = [name for name, _ in agents.most_common(MANY_AGENTS)]
+    more = len(agents) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+
+
+async def _live(board: Blackboard, subject: str, *, headers_only: bool) -> dict[Ref, Memory]:
+    """The newest revision of each live memory, without content from elsewhere."""
+    found: dict[Ref, Memory] = {}
+    async with board.log.follow(subject, Start.newest(), headers_only=headers_only) as following:
+        while following.pending:
+            memory = await following.step()
+            # Shared state has a subject per agent, and they come in the order of the stream.
+            if memory is not None:
+                found[memory.ref.unpinned] = memory
+    return {ref: memory for ref, memory in found.items() if memory.gone is None}
+
+
+class OnceStats(msgspec.Struct):
+    """What `once` made, and what it spared."""
+
+    results: int
+    reuses: int
+    made: Spent
+    saved: Spent
+
+
+class StreamStats(msgspec.Struct):
+    """How full a stream is."""
+
+    stream: str
+    messages: int
+    bytes: int
+    limit: int
+
+
+class Lag(msgspec.Struct):
+    """How far a handler is."""
+
+    consumer: str
+    pending: int
+    in_hand: int
+    redelivered: int
+    waiting: int
+    """Requests of replicas that have room; 0 means that nobody takes more."""
+    paused: bool
+
+
+class Stats(msgspec.Struct):
+    """What `blackboard stats` prints."""
+
+    board: str
+    memories: int
+    topics: int
+    kinds: dict[str, int]
+    once: OnceStats
+    streams: list[StreamStats]
+    consumers: list[Lag]
+    lost: dict[str, int]
+
+
+async def stats(*, place: Place = HERE) -> None:
+    """Count memories, bytes, and what sharing saved.
+
+    A reuse is counted when it left a light memory, as `once` with a topic and every handler does.
+
+    Args:
+        place: The board.
+    """
+    async with opened(place) as board:
+        subject = Pattern(">").subject(board.name)
+        memories = list((await _live(board, subject, headers_only=False)).values())
+        counted = Stats(
+            board=board.name,
+            memories=len(memories),
+            topics=len({memory.topic for memory in memories}),
+            kinds=dict(Counter(memory.kind for memory in memories).most_common()),
+            once=_once(memories),
+            streams=await _streams(board),
+            consumers=await lags(board),
+            lost=await _lost(board),
+        )
+    if place.as_json:
+        say_json(counted)
+    else:
+        _print_stats(counted)
+
+
+def _once(memories: list[Memory]) -> OnceStats:
+    results = [memory for memory in memories if memory.topic.split(".")[0] == ONCE]
+    reuses = [memory for memory in memories if memory.kind == "reuse"]
+    return OnceStats(
+        len(results),
+        len(reuses),
+        Spent.of(memory.cost for memory in results),
+        Spent.of(memory.cost for memory in reuses),
+    )
+
+
+async def lags(board: Blackboard) -> list[Lag]:
+    """How far the handlers are; the short-lived consumers of readers are left out."""
+    return [
+        Lag(
+            one.name,
+            one.num_pending,
+            one.num_ack_pending,
+            one.num_redelivered,
+            one.num_waiting,
+            one.paused,
+        )
+        for one in await consumers(board.session.connection, board.log.stream)
+        if "--" in one.name
+    ]
+
+
+async def _streams(board: Blackboard) -> list[StreamStats]:
+    rows: list[StreamStats] = []
+    for stream in streams_of(board.name, Limits()):
+        info = await board.session.connection.stream(stream.name)
+        if info is not None:
+            limit = int(info.config.get("max_bytes", -1))
+            rows.append(StreamStats(stream.name, info.state.messages, info.state.bytes, limit))
+    return rows
+
+
+async def _lost(board: Blackboard) -> dict[str, int]:
+    """What processes could not write, as their newest batches say."""
+    lost = {"audit_events": 0, "spans": 0}
+
+    def audit(batch: AuditBatch) -> None:
+        lost["audit_events"] += batch.dropped
+
+    def spans(batch: SpanBatch) -> None:
+        lost["spans"] += batch.dropped
+
+    recent = await last_batches(board, audit_stream(board.name), RECENT)
+    await each_audit_batch(board, recent, audit)
+    recent = await last_batches(board, spans_stream(board.name), RECENT)
+    await each_span_batch(board, recent, spans)
+    return lost
+
+
+def _print_stats(stats: Stats) -> None:
+    fields(
+        {
+            "board": stats.board,
+            "memories": f"{stats.memories} under {stats.topics} topics",
+            "kinds": stats.kinds,
+            "once": f"{stats.once.results} results, {stats.once.reuses} reuses",
+            "  made": stats.once.made,
+            "  saved": stats.once.saved,
+            "lost": f"{stats.lost['audit_events']} audit events, {stats.lost['spans']} spans",
+        }
+    )
+    say()
+    table(
+        ["stream", "messages", "bytes", "limit"],
+        [[one.stream, one.messages, size(one.bytes), size(one.limit)] for one in stats.streams],
+        right=["messages", "bytes", "limit"],
+    )
+    if stats.consumers:
+        say()
+        table(
+            ["consumer", "pending", "in hand", "redelivered", "waiting", ""],
+            [
+                [
+                    one.consumer,
+                    one.pending,
+                    one.in_hand,
+                    one.redelivered,
+                    one.waiting,
+                    "paused" if one.paused else "",
+                ]
+                for one in stats.consumers
+            ],
+            right=["pending", "in hand", "redelivered", "waiting"],
+        )
