@@ -310,12 +310,12 @@ class Claim:
     async def _put(
         self, state: Literal["held", "failed", "released"], expected: int, error: str | None = None
     ) -> int:
+        # Every record lives as long as those before it: a shorter one would bring them back.
         lease_s = self._work.lease_s
-        ttl_s = 1 if state == "released" else lease_s
-        until = now() + timedelta(seconds=ttl_s)
+        until = now() + timedelta(seconds=lease_s)
         record = Lease(self._holder, until, state, error)
         message = self._log.record(
-            self._subject, record, expected=expected, ttl_s=ttl_s, over=self._over
+            self._subject, record, expected=expected, ttl_s=lease_s, over=self._over
         )
         return await self._log.send([message])
 

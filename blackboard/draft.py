@@ -1,14 +1,13 @@
 """The writes of one handler, collected and stored as one atomic batch when it returns.
 
-Reads through a draft see what was written into it. Nothing is on the board before `commit`, and
-then all of it is, together with the record that says which input it was made from.
+Reads through a draft see what was written into it. Nothing is on the board before the handler's
+transaction commits, and then all of it is, with the record that says what it was made from.
 """
 
 from blackboard.clock import now
 from blackboard.codec import canonical
 from blackboard.envelope import Write
 from blackboard.errors import TooManyOutputsError
-from blackboard.jetstream import Outgoing
 from blackboard.log import Log
 from blackboard.messages import Memory, Payload, memory_of
 from blackboard.records import Cause
@@ -110,26 +109,6 @@ class Draft:
         self._writes[write.ref] = write
         self._memories[write.ref] = _as_memory(write)
         return write.ref
-
-    async def commit(self, record: Outgoing | None) -> list[Ref]:
-        """Store everything collected and the record, all or none.
-
-        Returns:
-            The references, in the order of the writes, each with the revision it was written at.
-
-        Raises:
-            ConflictError: One of the memories, or the record, was changed by somebody else; nothing
-                was stored.
-            BoardFullError: No room; nothing was stored.
-            UnavailableError: No answer within 10 s; all stored or none.
-        """
-        writes = self.writes
-        records = [] if record is None else [record]
-        revisions = await self.log.append_many(writes, records)
-        return [
-            Ref(write.ref.agent, write.ref.topic, write.ref.id, None, revision)
-            for write, revision in zip(writes, revisions, strict=True)
-        ]
 
 
 def _as_memory(write: Write) -> Memory:

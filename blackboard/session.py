@@ -126,7 +126,7 @@ async def open_session(
         )
         await _ensure(connection, board, limits, create=create)
         async with background() as group:
-            session = Session(connection, url, settings, limits, group)
+            session = Session(connection, connection.url, settings, limits, group)
             session.desk(board, agent)
             try:
                 yield session

@@ -175,7 +175,7 @@ def test_with_an_endpoint_each_pair_of_section_and_prompt_is_asked_for_once() ->
         assert shown["model"] == "gpt-4o-mini"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 async def test_an_interrupted_demo_leaves_no_process_behind(number: int, tmp_path: Path) -> None:
     library().write(tmp_path / "documents")
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -198,11 +198,13 @@ async def test_an_interrupted_demo_leaves_no_process_behind(number: int, tmp_pat
     process.send_signal(number)
 
     await wait_until(lambda: process.poll() is not None, "the demo ends", 20)
-    assert process.returncode == 130, (tmp_path / "output").read_text()
+    expected = -signal.SIGKILL if number == signal.SIGKILL else 130
+    assert process.returncode == expected, (tmp_path / "output").read_text()
     await wait_until(
         lambda: not [one for one in started if one.is_running()], "every process is gone", 10
     )
-    assert [path async for path in anyio.Path(tmp_path).glob("blackboard-demo-*")] == []
+    left = [path async for path in anyio.Path(tmp_path).glob("blackboard-demo-*")]
+    assert number == signal.SIGKILL or left == []
 
 
 def _environment_of(process: psutil.Process) -> list[str]:
@@ -289,6 +291,16 @@ def test_a_changed_section_waits_again_and_the_others_stay_served() -> None:
     shown.serve("a", "2", "y", made=True)
 
     assert shown.counts() == {State.PAID: 1, State.WAITING: 1}
+
+
+def test_after_a_rest_only_what_changes_is_shown_as_work() -> None:
+    shown = Matrix.of(["a"])
+    shown.plan("a", [("1", "x"), ("2", "y")])
+    shown.serve("a", "1", "x", made=True)
+    shown.rest()
+    shown.serve("a", "2", "y", made=False)
+
+    assert shown.counts() == {State.KEPT: 1, State.REUSED: 1}
 
 
 def test_the_picture_needs_neither_colours_nor_unicode() -> None:

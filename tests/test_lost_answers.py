@@ -106,7 +106,7 @@ async def test_a_write_without_an_answer_succeeds_once(
         wire.lose_request(marker)
     async with anyio.create_task_group() as group:
         group.start_soon(act, writer, before)
-        await wire.lost.wait()
+        await wire.seen.wait()
         if losing == "answer":
             await wait_until(is_stored, "the write is stored")
         await wire.cut()
@@ -127,7 +127,7 @@ async def test_a_conflict_after_a_lost_request_is_still_a_conflict(
 
     async with anyio.create_task_group() as group:
         group.start_soon(lose)
-        await wire.lost.wait()
+        await wire.seen.wait()
         await other.put("jobs", 3, key="the-key")
         await wire.cut()
 
@@ -141,7 +141,7 @@ async def test_an_update_whose_request_is_lost_works_on_what_another_wrote_meanw
     wire.lose_request(REQUEST)
     async with anyio.create_task_group() as group:
         group.start_soon(update, writer, KEY)
-        await wire.lost.wait()
+        await wire.seen.wait()
         await other.update(KEY, one_more)
         await wire.cut()
 
@@ -170,7 +170,7 @@ async def test_an_update_is_not_applied_twice_when_its_revision_was_overrun_mean
 
         async with anyio.create_task_group() as group:
             group.start_soon(count)
-            await wire.lost.wait()
+            await wire.seen.wait()
             await wait_until(counted, "the update is stored")
             for _ in range(70):
                 await replica.update(KEY, one_more)
@@ -189,7 +189,7 @@ async def test_a_batch_that_breaks_in_the_middle_is_stored_whole_and_once(
     wire.lose_request(b"Nats-Batch-Sequence: 300")
     async with anyio.create_task_group() as group:
         group.start_soon(writer.put_many, "jobs", contents)
-        await wire.lost.wait()
+        await wire.seen.wait()
         await wire.cut()
 
     assert [memory.content for memory in await revisions(other, "jobs")] == contents

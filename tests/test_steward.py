@@ -20,10 +20,10 @@ from blackboard.errors import (
 )
 from blackboard.jetstream import Message, Outgoing, Start, follow
 from blackboard.journal import read_audit
-from blackboard.layout import delete_board
 from blackboard.messages import Blob
 from blackboard.records import AuditEvent
 from blackboard.steward import Swept, sweep
+from blackboard.steward.chunks import Chunks
 from blackboard.steward.tombstones import Tombstones
 from blackboard.subjects import blob_subject
 from tests.servers import Server
@@ -197,6 +197,26 @@ async def test_what_was_forgotten_is_deleted_at_once_and_what_came_after_stays(a
     assert await clean(alice) == Swept(0, 0)
 
 
+async def test_what_was_forgotten_is_gone_from_the_disk(alice: Blackboard, server: Server):
+    ref = await alice.put("notes", "swordfish")
+    big = await alice.put("notes", ["swordfish"] * 60_000)
+    other = await alice.put("notes", "sunfish")
+    assert found_on_disk(server, b"swordfish")
+    await bury(alice, ref)
+    await bury(alice, big)
+
+    assert await clean(alice, now=later(hours=25)) == Swept(2, 2)
+
+    assert not found_on_disk(server, b"swordfish")
+    assert found_on_disk(server, b"sunfish")
+    assert (await alice.get(other)).content == "sunfish"
+
+
+def found_on_disk(server: Server, word: bytes) -> bool:
+    files = [path for path in server.directory.rglob("*") if path.is_file()]
+    return any(word in path.read_bytes() for path in files)
+
+
 async def test_a_moved_memory_leaves_nothing_under_its_old_label(alice: Blackboard):
     bob = alice.sibling(agent="bob")
     mine = await alice.put("notes", "mine")
@@ -358,6 +378,35 @@ async def test_chunks_that_no_memory_names_go_after_a_day_and_the_others_stay(al
     assert (await alice.get(revised.pinned())).content == BIG
 
 
+async def test_a_chunk_that_is_still_young_stays(alice: Blackboard):
+    old = await store_blob(alice.log, "shared", BIG.encode())
+    between = clock.now()
+    young = await store_blob(alice.log, "shared", BIG.encode())
+
+    assert await clean(alice, now=lambda: between + DAY) == Swept(0, 2)
+
+    assert await chunks_of(alice, old) == 0
+    assert await chunks_of(alice, young) == 2
+
+
+async def test_chunks_are_lost_when_the_last_revision_that_named_them_is(alice: Blackboard):
+    chunks = Chunks(alice.log, alice.journal, age=DAY, now=later(days=1.5))
+    ref = await alice.put("big", BIG)
+    blob = await blob_of(alice, ref)
+    await chunks.collect()
+    await chunks.collect()
+    assert await chunks_of(alice, blob) == 2
+
+    await bury(alice, ref)
+    await clean(alice)
+    await chunks.collect()
+    assert chunks.deleted == 0  # somebody may be about to name them again
+    await chunks.collect()
+
+    assert chunks.deleted == 2
+    assert await chunks_of(alice, blob) == 0
+
+
 async def test_a_retired_memory_keeps_its_chunks_until_it_is_deleted(alice: Blackboard):
     back = await alice.put("big", BIG)
     lost = await alice.put("big", BIG)
@@ -427,7 +476,8 @@ async def test_the_service_tends_boards_that_come_and_go(alice: Blackboard, run:
             ref = await other.put("notes", content)
             await bury(other, ref)
             await gone_from(other, written(ref))
-            await delete_board(alice.session.connection, "later")
+            # Alone, so that the next look finds the board made anew and not missing.
+            await alice.session.connection.delete_stream("MEM_later")
 
         start = anyio.current_time()
         ref = await alice.put("notes", "quick")
@@ -473,7 +523,7 @@ async def test_the_service_outlives_the_broker(alice: Blackboard, server: Server
 async def test_a_steward_killed_in_mid_pass_leaves_nothing_that_the_next_does_not_finish(
     alice: Blackboard, run: Run
 ):
-    refs = await alice.put_many("notes", ["secret"] * 600)
+    refs = await alice.put_many("notes", ["secret"] * 300)
     for ref in refs:
         await alice.log.append(
             Write(ref=ref, access="shared", agent="alice", expected=written(ref), gone="forgotten")
@@ -481,14 +531,14 @@ async def test_a_steward_killed_in_mid_pass_leaves_nothing_that_the_next_does_no
 
     async def begun() -> bool:
         info = await alice.session.connection.stream("MEM_b")
-        return info is not None and info.state.messages < 1150
+        return info is not None and info.state.messages < 570
 
     with run() as steward:
         await wait_until(begun, "the steward deletes")
         steward.kill()
         steward.wait()
     left = len([message for message in await messages(alice) if message.data])
-    assert 0 < left < 600
+    assert 0 < left < 300
 
     assert await clean(alice) == Swept(left, 0)
     assert not [message for message in await messages(alice) if message.data]

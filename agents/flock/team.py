@@ -6,6 +6,8 @@ file runs under `python`, `blackboard run`, compose and Kubernetes alike.
 
 import os
 
+from leash import follow
+
 from blackboard import Agent
 from blackboard.errors import SettingsError
 from blackboard.subjects import check_name
@@ -38,4 +40,7 @@ REPORT = f"docs.report.{TEAM}"
 
 def agent(role: str) -> Agent:
     """Declare this team's agent for a role; the team is in its name, as it is in its topics."""
+    parent = setting("FLOCK_PARENT")
+    if parent is not None:
+        follow(int(parent))
     return Agent(f"{TEAM}-{role}", version=VERSION)

@@ -8,9 +8,17 @@ What a user got wrong is one line on standard error that says what to do next; a
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import NamedTuple
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import (
+    App,
+    CycloptsError,
+    Group,
+    Parameter,
+    UnknownCommandError,
+    UnusedCliTokensError,
+)
 
 from blackboard.errors import BlackboardError, InvalidError, SettingsError
 
@@ -169,8 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except CycloptsError as error:
-        command = " ".join(["blackboard", *(error.command_chain or ())])
-        return _failed(f"{str(error).rstrip('.')}; see `{command} --help`", USAGE)
+        return _failed(_usage(error), USAGE)
     except (SettingsError, InvalidError) as error:
         return _failed(str(error), USAGE)
     except BlackboardError as error:
@@ -180,8 +187,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _failed(text: str, code: int) -> int:
     """Say what went wrong in one line, and return the exit code."""
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
+    line = " ".join(text.split())
+    # It may quote what somebody wrote, who could otherwise rewrite the terminal.
+    shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in line)
+    print(f"error: {shown}", file=sys.stderr)  # noqa: T201
     return code
+
+
+def _usage(error: CycloptsError) -> str:
+    """What is wrong with a command line, and where to read on."""
+    command = " ".join(["blackboard", *(error.command_chain or ())])
+    surplus = error.unused_tokens or [""]
+    match error:
+        case UnknownCommandError():
+            # Its own text would load every command to list them.
+            names = [name for commands in COMMANDS.values() for name in commands]
+            close = get_close_matches(surplus[0], names, n=1)
+            meant = f"; did you mean {close[0]!r}?" if close else ";"
+            text = f"unknown command {surplus[0]!r}{meant}"
+        case UnusedCliTokensError():
+            hint = "quote what has spaces, and check the spelling of options"
+            text = f"unexpected argument {surplus[0]!r} ({hint});"
+        case _:
+            text = str(error).removesuffix(".") + ("" if str(error).endswith("?") else ";")
+    return f"{text} see `{command} --help`"
 
 
 def _shown_default(value: object) -> str | None:

@@ -133,7 +133,8 @@ class Stats(msgspec.Struct):
 async def stats(*, place: Place = HERE) -> None:
     """Count memories, bytes, and what sharing saved.
 
-    A reuse is counted when it left a light memory, as `once` with a topic and every handler does.
+    A reuse counts when it left a memory of its own: `once` with a topic, and
+    in handlers that have one.
 
     Args:
         place: The board.

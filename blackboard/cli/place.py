@@ -80,12 +80,22 @@ async def opened(
         UnavailableError: The broker does not answer.
     """
     settings = place.settings()
-    if settings.url is None and not create and not settings.data_dir.is_dir():
-        raise SettingsError(
-            f"no local stack in {str(settings.data_dir)!r}; start one with `blackboard up`, "
-            "or say where the board is with --data or --url"
-        )
+    if not create:
+        check_readable(settings)
     async with open_session(
         settings, settings.board, agent, limits=Limits(), create=create
     ) as session:
         yield Blackboard(session, session.desk(settings.board, agent))
+
+
+def check_readable(settings: Settings) -> None:
+    """Refuse to make a data directory only to find it empty.
+
+    Raises:
+        SettingsError: There is no local stack to read from.
+    """
+    if settings.url is None and not settings.data_dir.is_dir():
+        raise SettingsError(
+            f"no local stack in {str(settings.data_dir)!r}; start one with `blackboard up`, "
+            "or say where the board is with --data or --url"
+        )

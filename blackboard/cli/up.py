@@ -27,8 +27,8 @@ async def up(
 ) -> None:
     """Hold the local stack until Ctrl-C.
 
-    It is started when it does not run and joined when it does. When nobody holds or uses it any
-    more, it ends.
+    It is started when it does not run, and joined when it does. It ends when
+    nobody holds or uses it any more.
     """
     if place.url is not None:
         raise SettingsError("`up` runs a broker of its own; leave --url out, or give --data")

@@ -8,6 +8,7 @@ import anyio
 import msgspec
 
 from blackboard.demo.edits import choose
+from blackboard.demo.example import Example, choose_example
 from blackboard.demo.flock import Flock, flock
 from blackboard.demo.matrix import State
 from blackboard.demo.programs import Program
@@ -30,9 +31,11 @@ class Played:
 
     Attributes:
         reports: Of every whole run over the same documents, by the run's name.
+        example: A memory of the newest run on one board, to explain.
     """
 
     reports: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    example: Example | None = None
 
     def identical(self) -> bool | None:
         """Whether all runs gave the same reports, byte for byte; None with fewer than two runs."""
@@ -127,6 +130,7 @@ async def edit(stage: Stage, screen: Screen, played: Played) -> EditFigures:
         stage.library.write(copy, {change.document: change.text})
         screen.say(f"{change.document}, line {change.number}: {change.line.strip()!r} is changed")
         before, sections, seen = run.calls.count(), _sections(run), len(run.events)
+        run.matrix.rest()
         with screen.picture(run.matrix):
             await run.ask(copy)
             await run.until_reports()
@@ -204,6 +208,8 @@ def _one_board(stage: Stage, act: str) -> dict[str, str]:
 
 def _record(run: Flock, played: Played) -> None:
     played.reports[run.name] = run.reports()
+    if played.example is None or run.name != "isolated":
+        played.example = choose_example(run)
 
 
 def _readers(run: Flock) -> dict[str, int]:

@@ -9,6 +9,7 @@ from blackboard.demo.documents import Document
 MARK = "(changed by the demo)"
 _LEAST_WORDS = 4
 _RULE = re.compile(r"\s*([^\w\s])\1{2,}\s*\Z")
+_CODE = re.compile(r"[][(){}=]")
 _NO_PROSE = re.compile(r"\s*(#|@|```|~~~|(async\s+)?def\s|class\s|import\s|from\s)")
 
 
@@ -51,6 +52,8 @@ def choose(documents: Iterable[Document], readers: Mapping[str, int], teams: int
     for document in sorted(read, key=order):
         lines = document.text.split("\n")
         numbers = [number for number in range(len(lines)) if is_prose(lines, number)]
+        plain = [number for number in numbers if not _CODE.search(lines[number])]
+        numbers = plain or numbers
         if numbers:
             chosen = numbers[len(numbers) // 2]
             line = lines[chosen]

@@ -17,9 +17,10 @@ class State(Enum):
     """What became of a cell: sign, sign where only ASCII can be shown, colour, and the word."""
 
     WAITING = ("·", ".", "dim", "waiting")
-    PAID = ("█", "#", "red", "paid call")
+    PAID = ("█", "#", "yellow", "paid call")
     REUSED = ("░", "+", "green", "reused")
-    TAKEN_OVER = ("▲", "!", "yellow", "taken over")
+    TAKEN_OVER = ("▲", "!", "magenta", "taken over")
+    KEPT = ("─", "-", "dim", "untouched")
 
     def __init__(self, sign: str, plain: str, style: str, word: str) -> None:
         self.sign = sign
@@ -73,6 +74,13 @@ class Matrix:
             cell.state = State.TAKEN_OVER
         else:
             cell.state = State.PAID if made else State.REUSED
+
+    def rest(self) -> None:
+        """Take what was served so far as the ground on which a change shows."""
+        for cells in self.rows.values():
+            for cell in cells.values():
+                if cell.state is not State.WAITING:
+                    cell.state = State.KEPT
 
     def waiting(self, team: str) -> bool:
         """Whether a team lacks its outline or a summary."""

@@ -9,6 +9,7 @@ import anyio
 
 from blackboard.demo.acts import Played, alone, edit, isolated, kill, shared
 from blackboard.demo.documents import load as load_documents
+from blackboard.demo.example import show_example
 from blackboard.demo.programs import ProgramError
 from blackboard.demo.report import ACTS, Act, Results, as_json as written, compare, faults
 from blackboard.demo.screen import Screen
@@ -31,7 +32,7 @@ async def demo(
     """Let six teams of agents read documents, with and without a shared board, and compare.
 
     It runs on a local stack of its own, whatever the settings say about a board, and leaves nothing
-    running. SIGINT and SIGTERM end it, with all its processes, within some seconds.
+    running. SIGINT, SIGTERM and SIGHUP end it, with all its processes, within some seconds.
 
     Args:
         paths: Files and folders to read; none means the Python Language Reference.
@@ -60,7 +61,7 @@ async def demo(
         try:
             async with set_up(library, questions, settings or load_settings(), keep) as stage:
                 _introduce(stage, screen)
-                code = await _play(stage, screen, chosen, as_json=as_json)
+                code = await _play(stage, screen, chosen, as_json=as_json, keep=keep)
         except BlackboardError as error:
             failure = error  # raised below, where the task group does not wrap it
             if isinstance(error, ProgramError) and error.said:
@@ -73,7 +74,7 @@ async def demo(
 
 async def _obey_signals(scope: anyio.CancelScope) -> None:
     """End everything in good order, instead of leaving the programs behind."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async for _ in signals:
             scope.cancel()
 
@@ -97,7 +98,9 @@ def _introduce(stage: Stage, screen: Screen) -> None:
     screen.say(f"summaries: {stage.model}{how}; machine: {machine()}")
 
 
-async def _play(stage: Stage, screen: Screen, chosen: Sequence[Act], *, as_json: bool) -> int:
+async def _play(
+    stage: Stage, screen: Screen, chosen: Sequence[Act], *, as_json: bool, keep: Path | None
+) -> int:
     results, played = Results(), Played()
     for act in chosen:
         match act:
@@ -118,6 +121,8 @@ async def _play(stage: Stage, screen: Screen, chosen: Sequence[Act], *, as_json:
     broken = faults(results, reports_identical=identical, exact=not stage.has_endpoint)
     for fault in broken:
         screen.say(f"BROKEN: {fault}")
+    if played.example is not None:
+        await show_example(played.example, stage, screen, keep)
     if as_json:
         text = written(results, reports_identical=identical, model=stage.model, machine=machine())
         print(text, flush=True)  # noqa: T201 - the one thing on standard output

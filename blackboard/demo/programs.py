@@ -134,7 +134,12 @@ class Troupe:
     async def start(self, team: str, role: str, settings: Mapping[str, str]) -> Program:
         """Start one program for a team; settings are added to its environment."""
         log = self.logs / f"{team}-{role}-{len(self.programs)}.log"
-        environment = {**self.environment, **settings, "FLOCK_TEAM": team}
+        environment = {
+            **self.environment,
+            **settings,
+            "FLOCK_TEAM": team,
+            "FLOCK_PARENT": str(os.getpid()),
+        }
         scope = anyio.CancelScope(shield=True)  # a process that was started has to be known
         with log.open("wb") as output, scope:
             process = await anyio.open_process(

@@ -25,7 +25,7 @@ class Screen:
 
     def title(self, text: str) -> None:
         """Begin an act."""
-        self.console.print(f"\n[bold]{text}[/]", markup=True)
+        self.console.print(f"\n{text}", style="bold", markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print a line, above the picture when there is one."""

@@ -7,6 +7,7 @@ ever.
 
 import logging
 import random
+import re
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 REQUEST_S = 5.0
 """How long one request to the broker may take."""
 CONNECT_S = 5.0
+SECRET = re.compile(r"(?<=//)[^/,]*@|(?<![^,])[^/,]*@")
+"""A token, or user and password, in one of several addresses."""
 MAX_BATCH = 1000
 BATCH_TRIES = 40
 """Tries at a free batch slot; with the jitter below, about four seconds."""
@@ -74,10 +77,12 @@ class Connection:
 
     Attributes:
         client: The nats-py client, for what this class does not offer.
+        url: Where the broker is, without the secret.
     """
 
-    def __init__(self, client: Client, *, request_s: float = REQUEST_S) -> None:
+    def __init__(self, client: Client, url: str, *, request_s: float = REQUEST_S) -> None:
         self.client = client
+        self.url = url
         self._request_s = request_s
         self._requests = Requests(client)
         self._again: set[Callable[[], None]] = set()
@@ -99,7 +104,7 @@ class Connection:
             SettingsError: The broker refused the token, or the address is no address.
         """
         client = Client()
-        connection = cls(client)
+        connection = cls(client, SECRET.sub("", url))
         await _connect(client, connection, url, token, name)
         try:
             await connection._requests.begin()
@@ -336,14 +341,20 @@ class Connection:
                 await self._unsubscribe(subscription)
         return found
 
-    async def delete(self, stream: str, sequence: int) -> bool:
-        """Delete one message; its bytes leave the disk. False when it was gone already.
+    async def delete(self, stream: str, sequence: int, *, erase: bool = True) -> bool:
+        """Delete one message; False when it was gone already.
+
+        Args:
+            stream: The stream's name.
+            sequence: Of the message.
+            erase: Overwrite its bytes on disk too. In a full block that takes 10 to 15 ms, in which
+                nobody else is served by the stream, against 1 ms without.
 
         Raises:
             BrokerError: The broker refused; the message is still there.
             UnavailableError: No answer in time; deleted or not.
         """
-        body = {"seq": sequence, "no_erase": False}
+        body = {"seq": sequence, "no_erase": not erase}
         try:
             await self.api(f"STREAM.MSG.DELETE.{stream}", body)
         except BrokerError as error:
@@ -442,17 +453,20 @@ async def _connect(
         if "authorization" in str(error).lower():
             refused.append(error)
         else:
-            raise SettingsError(f"cannot use the broker's address {url!r}: {error}") from error
+            raise SettingsError(
+                f"cannot use the broker's address {connection.url!r}: {error}"
+            ) from error
     with anyio.move_on_after(1, shield=True):
         await _close(client)
     if refused:
         raise SettingsError(
-            f"the broker at {url} refused the token; set BLACKBOARD_TOKEN_FILE to the file that "
+            f"the broker at {connection.url} refused the token; set BLACKBOARD_TOKEN_FILE to the file that "
             "holds the right one"
         )
     reason = f" ({failures[-1]})" if failures else ""
     raise UnavailableError(
-        f"no broker answers at {url}{reason}; start one with `blackboard up`, or set BLACKBOARD_URL"
+        f"no broker answers at {connection.url}{reason}; start one with `blackboard up`, "
+        "or set BLACKBOARD_URL"
     )
 
 

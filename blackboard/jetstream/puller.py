@@ -21,6 +21,7 @@ from nats.aio.subscription import Subscription
 from blackboard.errors import UnavailableError
 from blackboard.jetstream.connection import Connection
 from blackboard.jetstream.message import Message, from_nanoseconds
+from blackboard.jetstream.requests import subscribe
 from blackboard.jetstream.stream import NANOSECONDS
 
 logger = logging.getLogger(__name__)
@@ -84,8 +85,8 @@ class Puller:
 
     async def begin(self) -> None:
         """Listen for deliveries; nothing is asked for yet."""
-        self._subscription = await self._connection.client.subscribe(  # pyright: ignore[reportUnknownMemberType]
-            f"{self._inbox}.*", cb=self._on_message
+        self._subscription = await subscribe(
+            self._connection.client, f"{self._inbox}.*", self._on_message
         )
 
     @property

@@ -35,7 +35,7 @@ SERVICES: Sequence[tuple[str, Sequence[str]]] = (
 )
 POLL_S = 0.3
 QUICK_POLL_S = 0.02
-START_LIMIT_S = 60.0  # a broker with a large store reads it first
+START_LIMIT_S = 50.0  # below the limit of a user who waits, so that the user is told why
 READY_LIMIT_S = 5.0
 BROKER_GRACE_S = 10.0
 SERVICE_GRACE_S = 5.0

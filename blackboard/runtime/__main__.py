@@ -1,4 +1,4 @@
-"""One replica of an agent: `python -m blackboard.runtime FILE`; see `blackboard.runtime.replicas`."""
+"""One replica of an agent: `python -m blackboard.runtime FILE`; see `replicas`."""
 
 import sys
 

@@ -22,7 +22,7 @@ from blackboard.records import Cause, GroupRecord
 from blackboard.runtime.declared import Handler
 from blackboard.runtime.handling import CONFLICT_TRIES, is_moved_copy
 from blackboard.runtime.intake import Arrival
-from blackboard.runtime.loop import ACK, Verdict
+from blackboard.runtime.loop import ACK, SKIP, Verdict
 from blackboard.runtime.parts import Groups, Parts
 from blackboard.runtime.transaction import RECORD_S, Bench, Transaction
 from blackboard.subjects import SHARED, Ref, claim_subject, consumer_name, derived_id
@@ -89,17 +89,18 @@ class Gathering:
         if memory.gone is None:
             head = await self._log.head(memory.ref)
             if head is None or head.revision > memory.revision:
-                return ACK  # what replaced it, or took it back, is on its way
+                return SKIP  # what replaced it, or took it back, is on its way
             try:
                 memory = await self._bench.reader.filled(memory)
             except GoneError:
-                return ACK
+                return SKIP
         before = await self._groups_of.before(memory)
         here = await self._groups_of.of(memory)
-        verdict = ACK
+        verdict = SKIP
         if before is not None and before != here:
             verdict = await self._arrive(before, Entry(arrival, removes=True))
         if here is not None:
+            self._bench.note(self._handler, memory)
             self._parts.keep(memory)
             verdict = await self._arrive(here, Entry(arrival, removes=False))
         return verdict
@@ -159,12 +160,11 @@ class Gathering:
             record = await self._with(record, entry)
         if record is before:
             return kept if kept.record is before else Kept(before, kept.sequence)
-        return Kept(record, await self._put(name, record, kept.sequence))
-
-    async def _put(self, name: str, record: GroupRecord, expected: int) -> int:
         check_size(name, record)
-        message = self._log.record(self._subject(name), record, expected=expected, ttl_s=RECORD_S)
-        return await self._log.send([message])
+        message = self._log.record(
+            self._subject(name), record, expected=kept.sequence, ttl_s=RECORD_S
+        )
+        return Kept(record, await self._bench.commits.send([message]))
 
     async def _with(self, record: GroupRecord, entry: Entry) -> GroupRecord:
         pinned = entry.arrival.memory.pinned

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ACK_PENDING = 100_000
 """In hand over all replicas; groups that wait for quiescence count too."""
-APPEAR_S = 5.0
+APPEAR_S = 2.0
 """How long another replica may take to make the consumer that it announced."""
 POLL_S = 0.05
 

@@ -1,7 +1,5 @@
 """`on` and `answers`: each memory by itself, with a record of what was made from it."""
 
-import logging
-
 from blackboard.codec import canonical
 from blackboard.errors import ConflictError, GoneError
 from blackboard.log import Log
@@ -9,13 +7,11 @@ from blackboard.messages import Memory
 from blackboard.records import Cause, HandlerRecord
 from blackboard.runtime.declared import Handler
 from blackboard.runtime.intake import Arrival
-from blackboard.runtime.loop import ACK, Verdict
+from blackboard.runtime.loop import ACK, SKIP, Verdict
 from blackboard.runtime.transaction import Bench, Transaction
 from blackboard.subjects import ANSWERS, ANY_AGENT, SHARED, Ref, claim_subject, derived_id
 from blackboard.telemetry import ANSWERS_DROPPED
 from blackboard.writer import compose
-
-logger = logging.getLogger(__name__)
 
 CONFLICT_TRIES = 5
 
@@ -38,22 +34,21 @@ class Handling:
         memory = arrival.memory
         head = await self._log.head(memory.ref)
         if head is not None and head.gone is not None and head.gone != "moved":
-            return ACK
+            return SKIP
         try:
             shown = await self._bench.reader.filled(memory)
         except GoneError:
-            return ACK
+            return SKIP
         subject = record_subject(self._log, self._handler.name, memory.ref)
         for attempt in range(CONFLICT_TRIES):
             try:
-                if not await self._once(arrival, shown, subject, again=attempt > 0):
-                    logger.debug("handler.done_before", extra={"input": str(memory.pinned)})
+                done = await self._once(arrival, shown, subject, again=attempt > 0)
             except ConflictError:
                 if attempt == CONFLICT_TRIES - 1:
                     raise
             else:
-                break
-        return ACK
+                return ACK if done else SKIP
+        raise AssertionError("unreachable")
 
     async def _once(self, arrival: Arrival, shown: Memory, subject: str, *, again: bool) -> bool:
         """Run the function and commit; False when that was done before."""
@@ -69,6 +64,8 @@ class Handling:
         known = again or record is not None
         origin = str(memory.ref.unpinned)
         transaction = Transaction(self._bench, handler, cause, [memory], origin, known=known)
+        if not again:
+            self._bench.note(handler, memory)
         value = await handler.function(shown, transaction.board)
         if handler.kind == "answers":
             await self._answer(transaction, memory, value)

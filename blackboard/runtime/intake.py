@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from blackboard.clock import now
 from blackboard.envelope import is_expired
 from blackboard.errors import (
     BlackboardError,
@@ -28,10 +27,8 @@ from blackboard.runtime.loop import ACK, TERM, Verdict
 from blackboard.runtime.transaction import Bench
 from blackboard.telemetry import (
     DEAD_LETTERS,
-    DELIVERIES,
     HANDLE_SECONDS,
     HANDLED,
-    LAG_SECONDS,
     RETRIES,
 )
 
@@ -136,15 +133,6 @@ class Intake:
             parent=arrival.headers,
         ):
             await self._check_limits(arrival)
-            telemetry.count(DELIVERIES)
-            if memory.stored is not None and memory.delivery == 1:
-                telemetry.observe(LAG_SECONDS, (now() - memory.stored).total_seconds())
-            self._bench.board.journal.audit(
-                "delivery",
-                str(memory.ref),
-                revision=memory.revision,
-                handler=self._handler.name,
-            )
             verdict = await self._work(arrival)
             if verdict is ACK:
                 telemetry.count(HANDLED)

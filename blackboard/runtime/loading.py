@@ -33,7 +33,7 @@ def load_agent(path: Path | str) -> Agent:
         raise
     except SyntaxError as error:
         raise SettingsError(f"{error.filename}:{error.lineno}: {error.msg}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = traceback.extract_tb(error.__traceback__)[-1]
         raise SettingsError(
             f"{str(path)!r} cannot be loaded: {type(error).__name__}: {error} "

@@ -33,6 +33,8 @@ class Verdict:
 
 
 ACK = Verdict("ack")
+SKIP = Verdict("ack")
+"""The function was not called: nothing to do, or done before."""
 TERM = Verdict("term")
 
 Process = Callable[[Delivery, Generation], Awaitable[Verdict]]

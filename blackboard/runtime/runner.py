@@ -13,6 +13,7 @@ from blackboard.board import Blackboard
 from blackboard.clock import now
 from blackboard.errors import SettingsError
 from blackboard.records import Card
+from blackboard.runtime.commits import Commits
 from blackboard.runtime.declared import Declaration, Handler
 from blackboard.runtime.gathering import Gathering
 from blackboard.runtime.generation import Generation, Place
@@ -42,7 +43,7 @@ class Runner:
         self._board = board
         self._log = board.log
         reader = board.session.desk(board.name, board.agent).reader
-        self._bench = Bench(board, reader, agent.version)
+        self._bench = Bench(board, reader, Commits(board.log), agent.version)
         self._launch = launch
         self._started = now()
         self._state: Literal["running", "stopping"] = "running"

@@ -10,16 +10,17 @@ from typing import Any, cast
 import msgspec
 
 from blackboard.board import Blackboard
+from blackboard.clock import now
 from blackboard.draft import Binding, Draft
 from blackboard.envelope import Write, is_expired
 from blackboard.errors import TerminalError
-from blackboard.jetstream import Outgoing
 from blackboard.messages import Memory
 from blackboard.reader import Reader
 from blackboard.records import Cause
+from blackboard.runtime.commits import Commits
 from blackboard.runtime.declared import Handler
 from blackboard.subjects import Ref
-from blackboard.telemetry import BATCH_COUNT, COMMIT
+from blackboard.telemetry import BATCH_COUNT, COMMIT, DELIVERIES, LAG_SECONDS, WRITES
 from blackboard.writer import Writer, compose
 
 RECORD_S = 90 * 24 * 3600.0
@@ -33,7 +34,18 @@ class Bench:
 
     board: Blackboard
     reader: Reader
+    commits: Commits
     version: str
+
+    def note(self, handler: Handler, memory: Memory) -> None:
+        """Count and audit that a memory is given to a handler's function."""
+        telemetry = self.board.telemetry
+        telemetry.count(DELIVERIES)
+        if memory.stored is not None and memory.delivery == 1:
+            telemetry.observe(LAG_SECONDS, (now() - memory.stored).total_seconds())
+        self.board.journal.audit(
+            "delivery", str(memory.ref), revision=memory.revision, handler=handler.name
+        )
 
 
 class Transaction:
@@ -123,10 +135,13 @@ class Transaction:
         Raises:
             ConflictError: It has, or one of the memories; nothing was stored.
         """
-        message: Outgoing = self._log.record(subject, record, expected=expected, ttl_s=RECORD_S)
-        attributes = {BATCH_COUNT: len(self.draft.writes) + 1}
-        with self._log.telemetry.span(COMMIT, attributes=attributes):
-            await self.draft.commit(message)
+        writes = self.draft.writes
+        telemetry = self._log.telemetry
+        with telemetry.span(COMMIT, attributes={BATCH_COUNT: len(writes) + 1}):
+            messages = [self._log.outgoing(write) for write in writes]
+            messages.append(self._log.record(subject, record, expected=expected, ttl_s=RECORD_S))
+            await self._bench.commits.send(messages)
+        telemetry.count(WRITES, len(writes))
 
 
 def _several(value: Any) -> list[Any]:

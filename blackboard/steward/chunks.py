@@ -140,7 +140,8 @@ class Chunks:
 
     async def _delete(self, chunks: Mapping[int, str]) -> None:
         for sequence, subject in chunks.items():
-            if await delete(self._log, self._journal, self._stream, sequence, subject):
+            # Overwritten, because they may be all that is left of what was forgotten.
+            if await delete(self._log, self._journal, self._stream, sequence, subject, erase=True):
                 self.deleted += 1
 
 

@@ -5,7 +5,9 @@ from blackboard.journal import Journal
 from blackboard.log import Log
 
 
-async def delete(log: Log, journal: Journal, stream: str, sequence: int, what: str) -> bool:
+async def delete(
+    log: Log, journal: Journal, stream: str, sequence: int, what: str, *, erase: bool
+) -> bool:
     """Delete a message and note it; False when it was gone already.
 
     Args:
@@ -14,13 +16,14 @@ async def delete(log: Log, journal: Journal, stream: str, sequence: int, what: s
         stream: Where the message lies.
         sequence: Its sequence.
         what: The reference, or the chunk's subject, for the audit.
+        erase: As for `Connection.delete`.
 
     Raises:
         BrokerError: The broker refused.
         UnavailableError: No answer in time; deleted or not.
     """
     try:
-        deleted = await log.connection.delete(stream, sequence)
+        deleted = await log.connection.delete(stream, sequence, erase=erase)
     except BlackboardError as error:
         # An answer that was lost may have been a yes, and the next try will not find the message.
         journal.audit("delete", what, revision=sequence, outcome=type(error).__name__)

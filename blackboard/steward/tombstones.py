@@ -1,6 +1,7 @@
 """What lies behind the tombstones of one board, deleted when its time has come.
 
-`forgotten` and `moved` take away everything before them at once, whatever came after. `retired`
+`forgotten` and `moved` take away everything before them at once, whatever came after, and what was
+forgotten is overwritten on disk (on a single server; the rest the broker reclaims later). `retired`
 does so after a grace period, and only while nothing was put on top of it: a memory that came back
 lives, and its history with it. Tombstones themselves stay until their own time is over, because a
 reader of one label, or a projection that lags behind, may still have to see each of them.
@@ -174,7 +175,15 @@ class Tombstones:
             sequence = message.sequence
             if "Bb-Gone" in message.headers and not message.data:
                 continue
-            if await delete(self._log, self._journal, stream, sequence, str(ref)):
+            if await delete(
+                self._log,
+                self._journal,
+                stream,
+                sequence,
+                str(ref),
+                # Writers wait meanwhile, so bytes are overwritten only where that is the purpose.
+                erase=tombstone.gone == "forgotten",
+            ):
                 self.deleted += 1
 
     async def _newer(self, tombstone: Memory) -> Memory | None:

@@ -14,28 +14,45 @@ class Wire:
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._open: list[tuple[SocketStream, SocketStream]] = []
-        self._answer_to: bytes | None = None
-        self._request: bytes | None = None
+        self._wanted: bytes | None = None
+        self._then = ""
         self._deaf = self._mute = False
-        self.lost = anyio.Event()
-        """What was looked for came by, and what follows is lost."""
+        self._go_on = anyio.Event()
+        self.seen = anyio.Event()
+        """What was looked for came by."""
         self.url = ""
 
-    def lose_answer(self, to: bytes) -> None:
-        """Deliver the request that contains `to`; nothing of what the broker says from then on."""
-        self._answer_to, self.lost = to, anyio.Event()
+    def look_for(self, request: bytes) -> None:
+        """Only tell, by `seen`, when a request that contains this was passed on."""
+        self._look_for(request, "pass")
 
-    def lose_request(self, containing: bytes) -> None:
+    def lose_answer(self, request: bytes) -> None:
+        """Deliver that request; nothing of what the broker says from then on."""
+        self._look_for(request, "mute")
+
+    def lose_request(self, request: bytes) -> None:
         """Deliver neither that request nor anything that the client sends after it."""
-        self._request, self.lost = containing, anyio.Event()
+        self._look_for(request, "deaf")
+
+    def hold_request(self, request: bytes) -> None:
+        """Deliver that request, and what comes after it, only after `release`."""
+        self._look_for(request, "hold")
+
+    def release(self) -> None:
+        """Deliver what was held."""
+        self._go_on.set()
 
     async def cut(self) -> None:
         """Break the connection; the next one works."""
-        self._answer_to = self._request = None
+        self._wanted = None
         self._deaf = self._mute = False
         while self._open:
             for stream in self._open.pop():
                 await anyio.aclose_forcefully(stream)
+
+    def _look_for(self, request: bytes, then: str) -> None:
+        self._wanted, self._then = request, then
+        self.seen, self._go_on = anyio.Event(), anyio.Event()
 
     async def serve(self, client: SocketStream) -> None:
         async with await anyio.connect_tcp(*self._target) as broker, client:
@@ -48,14 +65,18 @@ class Wire:
     async def _upward(self, client: ByteReceiveStream, broker: ByteSendStream) -> None:
         try:
             async for data in client:
-                if self._request is not None and self._request in data:
-                    self._deaf = True
-                    self.lost.set()
-                if self._answer_to is not None and self._answer_to in data:
-                    self._mute = True
-                    self.lost.set()
+                found = self._wanted is not None and self._wanted in data
+                if found:
+                    self._wanted = None
+                    self._deaf = self._deaf or self._then == "deaf"
+                    self._mute = self._mute or self._then == "mute"
+                if found and self._then == "hold":
+                    self.seen.set()
+                    await self._go_on.wait()
                 if not self._deaf:
                     await broker.send(data)
+                if found:
+                    self.seen.set()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             return
 

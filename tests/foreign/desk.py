@@ -1,0 +1,246 @@
+"""Reading and writing memories by schemas/README.md, with nothing but a NATS client."""
+
+import asyncio
+import json
+import math
+import sys
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import TimeoutError as NothingCame
+from wire import Conflict, Refused, parse, read, selects
+
+DAYS_90 = "7776000"
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+OVER = "Nats-Expected-Last-Subject-Sequence-Subject"
+CONFLICTS = {10071, 10164, 10201}
+
+
+def say(line: dict[str, Any]) -> None:
+    """One line to whoever runs this agent."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+class Desk:
+    """One agent's place at one board."""
+
+    def __init__(self, client: Client, board: str, name: str) -> None:
+        self.client, self.board, self.name = client, board, name
+        self.stream = f"MEM_{board}"
+        self.instance = uuid.uuid4().hex
+        self.events: list[dict[str, Any]] = []
+        self.js = client.jetstream()  # pyright: ignore[reportUnknownMemberType]
+
+    async def request(
+        self, subject: str, body: Any = b"", headers: dict[str, str] | None = None
+    ) -> Msg:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self.client.request(subject, data, timeout=5, headers=headers)
+
+    def headers(self, expected: int, over: str | None = None, **more: str | None) -> dict[str, str]:
+        said = {
+            "Bb-Agent": self.name, "Bb-Instance": self.instance, "Bb-Write": uuid.uuid4().hex,
+            EXPECTED: str(expected), OVER: over,
+        }  # fmt: skip
+        said |= {name.replace("_", "-"): value for name, value in more.items()}
+        return {name: value for name, value in said.items() if value is not None}
+
+    async def write(self, messages: list[tuple[str, bytes, dict[str, str]]]) -> int:
+        """Store messages, all or none; the sequence of the last."""
+        batch = uuid.uuid4().hex
+        answer: dict[str, Any] = {}
+        for number, (subject, body, said) in enumerate(messages, 1):
+            headers, last = dict(said), number == len(messages)
+            if len(messages) > 1:
+                headers |= {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+                headers |= {"Nats-Batch-Commit": "1"} if last else {}
+            if number not in (1, len(messages)):
+                await self.client.publish(subject, body, headers=headers)
+                continue
+            try:
+                reply = await self.request(subject, body, headers)
+            except NothingCame:
+                found = await self.direct(
+                    {"seq": int(said[EXPECTED]) + 1, "next_by_subj": said.get(OVER, subject)}
+                )
+                if (
+                    found is None
+                    or found.headers is None
+                    or found.headers.get("Bb-Write") != said["Bb-Write"]
+                ):
+                    raise
+                return int(found.headers["Nats-Sequence"]) + len(messages) - number
+            answer = json.loads(reply.data or b"{}")
+            if answer.get("error", {}).get("err_code") in CONFLICTS:
+                raise Conflict(subject)
+            if "error" in answer:
+                raise Refused(str(answer["error"]))
+        return int(answer["seq"])
+
+    async def direct(self, body: dict[str, Any], subject: str = "") -> Msg | None:
+        reply = await self.request(f"$JS.API.DIRECT.GET.{self.stream}{subject}", body or b"")
+        return None if (reply.headers or {}).get("Status") == "404" else reply
+
+    def taken(self, reply: Msg, asked: str) -> dict[str, Any]:
+        headers = reply.headers or {}
+        return read(headers["Nats-Subject"], headers, reply.data, asked, self.board)
+
+    def filter_of(self, ref: str) -> str:
+        agent, topic, name, _ = parse(ref)
+        return f"mem.{self.board}.*.{agent}.{topic}.{name}"
+
+    async def head(self, ref: str) -> dict[str, Any] | None:
+        """The newest revision, gone or expired or not."""
+        asked = self.filter_of(ref)
+        reply = await self.direct({}, f".{asked}")
+        return None if reply is None else self.taken(reply, asked)
+
+    async def get(self, ref: str) -> dict[str, Any]:
+        """The newest or the pinned revision, with content."""
+        pin, asked = parse(ref)[3], self.filter_of(ref)
+        memory = await self.head(ref)
+        if memory is None or memory["expired"]:
+            raise Refused("not found")
+        if memory["gone"] and (pin is None or memory["gone"] == "forgotten"):
+            raise Refused(f"gone: {memory['gone']}")
+        if pin is not None and memory["revision"] != pin:
+            reply = await self.direct({"seq": pin})
+            if reply is None or not selects(asked, (reply.headers or {}).get("Nats-Subject", "")):
+                raise Refused("not kept")
+            memory = self.taken(reply, asked)
+            if memory["gone"] or memory["origin"]:
+                raise Refused("gone" if memory["gone"] else "not kept")
+        await self.audit("get", memory["ref"], memory["revision"])
+        return await self.filled(memory)
+
+    async def filled(self, memory: dict[str, Any]) -> dict[str, Any]:
+        target = memory.get("content_of")
+        if target is None:
+            return memory
+        _, topic, _, pin = parse(target)
+        if pin is None or not topic.startswith("once."):
+            raise Refused("content_of shows what it may not")
+        result = await self.get(target)
+        if result["access"] != memory["access"]:
+            raise Refused("content_of under another label")
+        return {**memory, "content": result["content"]}
+
+    async def audit(self, act: str, what: str, revision: int | None = None) -> None:
+        event = {
+            "at": datetime.now(UTC).isoformat(timespec="microseconds"), "agent": self.name,
+            "instance": self.instance, "act": act, "what": what, "revision": revision,
+        }  # fmt: skip
+        self.events.append(event)
+        if len(self.events) == 1:
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_later(0.25, lambda: asyncio.ensure_future(self.flush()))
+
+    async def flush(self) -> None:
+        events, self.events = self.events, []
+        await self.request(f"audit.{self.board}.{self.name}", {"events": events})
+
+    def message(
+        self, ref: str, access: str, body: dict[str, Any] | None, expected: int, **more: str | None
+    ) -> tuple[str, bytes, dict[str, str]]:
+        """One revision, ready to be stored."""
+        agent, topic, name, _ = parse(ref)
+        over = self.filter_of(ref) if agent == "*" else None
+        data = b"" if body is None else json.dumps(body).encode()
+        subject = f"mem.{self.board}.{access}.{self.name}.{topic}.{name}"
+        return subject, data, self.headers(expected, over, **more)
+
+    async def put(
+        self,
+        topic: str,
+        content: Any = None,
+        key: str | None = None,
+        ttl: float | None = None,
+        access: str = "shared",
+        *,
+        create: bool = False,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """A new memory, or the next revision at a key; again while others are faster."""
+        body = {"content": content, **fields}
+        body = {name: value for name, value in body.items() if value is not None}
+        ends = None if ttl is None else datetime.now(UTC) + timedelta(seconds=ttl)
+        ref = f"*/{topic}/{key}" if key else f"{self.name}/{topic}/{uuid.uuid4().hex}"
+        while True:
+            head = await self.head(ref) if key else None
+            alive = head is not None and not head["gone"] and not head["expired"]
+            if head is not None and alive:
+                if create:
+                    raise Conflict(ref)
+                access = head["access"]
+                if head["expires"] and ends is None:
+                    ends = datetime.fromisoformat(head["expires"])
+            expected = 0 if head is None else head["revision"]
+            message = self.message(ref, access, body, expected, **lifetime(ends))
+            try:
+                return {"ref": ref, "revision": await self.write([message])}
+            except Conflict:
+                if not key or create:
+                    raise
+
+    async def revise(self, ref: str, content: Any, expected: int) -> dict[str, Any]:
+        head = await self.live(ref)
+        if head is None:
+            raise Refused("nothing to revise")
+        ends = datetime.fromisoformat(head["expires"]) if head["expires"] else None
+        body = {"content": content}
+        message = self.message(ref, head["access"], body, expected, **lifetime(ends))
+        return {"ref": ref, "revision": await self.write([message])}
+
+    async def retire(self, ref: str, reason: str) -> dict[str, Any]:
+        head = await self.live(ref)
+        if head is None:
+            raise Refused("nothing to retire")
+        message = self.message(
+            ref,
+            head["access"],
+            None,
+            head["revision"],
+            Bb_Gone="retired",
+            Bb_Reason=quote(reason),
+            Nats_TTL=DAYS_90,
+            KV_Operation="DEL" if head["topic"].split(".")[0] == "state" else None,
+        )
+        return {"ref": ref, "revision": await self.write([message])}
+
+    async def live(self, ref: str) -> dict[str, Any] | None:
+        """The newest revision if it is neither gone nor expired, without content from elsewhere."""
+        head = await self.head(ref)
+        return None if head is None or head["gone"] or head["expired"] else head
+
+    async def record(self, subject: str) -> tuple[dict[str, Any] | None, int]:
+        """The newest record that a filter under `claim.` selects, and its sequence."""
+        reply = await self.direct({}, f".{subject}")
+        if reply is None:
+            return None, 0
+        headers = reply.headers or {}
+        sequence = int(headers["Nats-Sequence"])
+        if headers.get("Bb-Agent") != headers["Nats-Subject"].split(".")[3]:
+            return None, sequence
+        return json.loads(reply.data), sequence
+
+    def delivered(self, msg: Msg) -> dict[str, Any] | None:
+        try:
+            memory = read(msg.subject, msg.headers or {}, msg.data, None, self.board)
+        except Refused as error:
+            say({"event": "skipped", "reason": str(error)})
+            return None
+        return {**memory, "revision": msg.metadata.sequence.stream}
+
+
+def lifetime(ends: datetime | None) -> dict[str, str | None]:
+    """The headers of a memory that ends; rounded up, so that no earlier revision comes back."""
+    if ends is None:
+        return {}
+    left = (ends - datetime.now(UTC)).total_seconds()
+    ttl = str(max(1, math.ceil(left)))
+    return {"Bb_Expires": ends.isoformat(timespec="microseconds"), "Nats_TTL": ttl}
