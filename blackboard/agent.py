@@ -57,7 +57,7 @@ class Agent:
         name: str | None = None,
         attempts: int = ATTEMPTS,
         ack_wait: float = ACK_WAIT_S,
-        start: Since = None,
+        start: Since | str = None,
     ) -> Callable[[FunctionT], FunctionT]:
         """Handle each memory under a pattern, at least once; what it writes is stored exactly once.
 
@@ -74,8 +74,8 @@ class Agent:
             name: None takes the function's.
             attempts: Tries until it becomes a dead letter.
             ack_wait: Seconds until another replica gets what this one has stopped working on.
-            start: Where a new handler begins: None is now; "start", a time, a timedelta ago, or a
-                revision.
+            start: Where a new handler begins: None or "now", "start", a time, a timedelta ago, or a
+                revision. `--start` overrides it.
 
         Raises:
             InvalidError: An argument breaks a rule, or the agent has a handler of this name.
@@ -114,7 +114,7 @@ class Agent:
         name: str | None = None,
         attempts: int = ATTEMPTS,
         ack_wait: float = ACK_WAIT_S,
-        start: Since = None,
+        start: Since | str = None,
     ) -> Callable[[FunctionT], FunctionT]:
         """Collect memories in groups and handle each group once, when it is complete.
 
@@ -172,7 +172,7 @@ class Agent:
         name: str | None = None,
         attempts: int = ATTEMPTS,
         ack_wait: float = ACK_WAIT_S,
-        start: Since = None,
+        start: Since | str = None,
     ) -> Callable[[FunctionT], FunctionT]:
         """Answer requests that `board.ask` puts under a pattern.
 

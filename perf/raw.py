@@ -1,4 +1,4 @@
-"""What a program does that uses nats-py without this library, on a stream with a board's settings."""
+"""What a program does that uses nats-py by itself, on a stream with a board's settings."""
 
 import json
 import uuid
@@ -38,12 +38,14 @@ class Raw:
     client: Client
     js: JetStreamContext
 
-    async def publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> int:
+    async def publish(
+        self, subject: str, body: bytes, headers: dict[str, str] | None = None
+    ) -> int:
         """Store a message and return its sequence."""
         return (await self.js.publish(subject, body, headers=headers)).seq
 
     async def batch(self, subject: str, bodies: Sequence[bytes]) -> None:
-        """Store messages in one atomic batch: `<subject>.<uuid>` each, none of them there before."""
+        """Store messages in one atomic batch, each as the first on a subject of its own."""
         batch = uuid.uuid4().hex
         for number, body in enumerate(bodies, 1):
             headers = {
@@ -77,7 +79,7 @@ async def raw_client(url: str, *, stream: bool = True) -> AsyncGenerator[Raw]:
     try:
         if stream:
             await _make(client)
-        yield Raw(client, client.jetstream())
+        yield Raw(client, client.jetstream())  # pyright: ignore[reportUnknownMemberType]
     finally:
         await client.close()
 

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ class Server:
 
 
 @contextmanager
-def nats_server() -> Iterator[Server]:
+def nats_server() -> Generator[Server]:
     """Start a broker in a folder of its own; it and its folder are gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="blackboard-perf-") as folder:
         home = Path(folder)
@@ -64,9 +64,13 @@ def nats_server() -> Iterator[Server]:
 
 
 @contextmanager
-def _process(words: list[str], home: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process(words: list[str], home: Path) -> Generator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(  # noqa: S603 - our own words
-        words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        words,
+        cwd=home,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         yield process
@@ -100,7 +104,7 @@ def why_no_redis() -> str | None:
 
 
 @contextmanager
-def redis_server() -> "Iterator[Redis | None]":
+def redis_server() -> "Generator[Redis | None]":
     """Start a Redis that syncs every write, and connect; None, with the reason printed, if not."""
     reason = why_no_redis()
     if reason is not None:

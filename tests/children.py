@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class Child:
 
 
 @contextmanager
-def children(directory: Path) -> Iterator[Callable[..., Child]]:
+def children(directory: Path) -> Generator[Callable[..., Child]]:
     """Give a function that starts programs; those still running at the end are killed."""
     with ExitStack() as stack:
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Replica:
 
 
 @contextmanager
-def replicas(url: str, directory: Path) -> Iterator[Callable[..., Replica]]:
+def replicas(url: str, directory: Path) -> Generator[Callable[..., Replica]]:
     """Give a function that starts agents; those still running at the end are killed."""
     with ExitStack() as stack:
         count = 0

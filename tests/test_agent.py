@@ -1,4 +1,4 @@
-"""Agents as processes: they start where they were told, share their work, and leave in good order."""
+"""Agents as processes: they begin where they are told, share their work, leave in good order."""
 
 import signal
 from datetime import UTC, datetime, timedelta
@@ -193,7 +193,7 @@ async def test_sigterm_finishes_what_is_in_hand_and_takes_nothing_new(
         await board.put("in", "b")
         worker.terminate()
         await worker.until("agent.signal")
-        await board.put("go.a", True)
+        await board.put("go.a", "go")
         assert await worker.code() == 0
 
     assert [memory.content[0] for memory in await everything(board, "out")] == ["a"]
@@ -201,24 +201,24 @@ async def test_sigterm_finishes_what_is_in_hand_and_takes_nothing_new(
     assert await list_cards(board) == []
 
 
-@pytest.mark.parametrize("hurry", [False, True], ids=["grace", "second signal"])
+@pytest.mark.parametrize("grace", ["0.1", "30"], ids=["grace is over", "second signal"])
 async def test_what_is_not_finished_is_given_back_at_once(
-    board: Blackboard, tmp_path: Path, hurry: bool
+    board: Blackboard, tmp_path: Path, grace: str
 ) -> None:
     with replicas(board.url, tmp_path) as start:
-        first = start("patient", "--grace", "30" if hurry else "0.1")
+        first = start("patient", "--grace", grace)
         await first.until("agent.running")
         await board.put("in", "a")
         await board.wait("begun", timeout=5)
         second = start("patient")
         await second.until("agent.running")
         first.terminate()
-        if hurry:
+        if grace == "30":
             await first.until("agent.signal")
             first.process.send_signal(signal.SIGINT)
         assert await first.code() == 0
         await wait_until(lambda: _twice(board), "the other has it", timeout=5)
-        await board.put("go.a", True)
+        await board.put("go.a", "go")
         out = await board.wait("out", timeout=5)
 
     begun = [memory.content for memory in await everything(board, "begun")]
@@ -238,7 +238,7 @@ async def test_an_agent_waits_for_a_broker_that_is_away(
         await worker.until("agent.running")
         server.kill()
         server.start()
-        await board.put("go.a", True)
+        await board.put("go.a", "go")
         await board.put("in", "a")
         out = await board.wait("out", timeout=20)
         assert out.content.startswith("a-")
@@ -261,6 +261,14 @@ async def test_replicas_are_started_signalled_and_waited_for_together(
         wrong = start(program, str(PROGRAMS / "patient.py"), "2", "yesterday")
         assert await wrong.code() == 2
         assert "must be now, start, or a time" in wrong.said()
+
+
+async def test_replicas_do_not_outlive_who_started_them(board: Blackboard, tmp_path: Path) -> None:
+    with replicas(board.url, tmp_path) as start:
+        parent = start(PROGRAMS / "in_replicas.py", str(PROGRAMS / "patient.py"), "2")
+        await wait_until(lambda: _cards(board, 2), "two replicas", timeout=20)
+        parent.kill()
+        await wait_until(lambda: _cards(board, 0), "they have left", timeout=10)
 
 
 async def _cards(board: Blackboard, count: int) -> bool:

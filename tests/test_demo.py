@@ -20,7 +20,7 @@ from blackboard.demo.documents import Document, Library
 from blackboard.demo.matrix import Matrix, State
 from blackboard.demo.screen import Screen
 from blackboard.demo.stage import Stage, set_up
-from blackboard.errors import BlackboardError, ModelRefusedError, SettingsError
+from blackboard.errors import BlackboardError, ModelBusyError, ModelRefusedError, SettingsError
 from blackboard.jetstream import Connection
 from blackboard.settings import Settings
 from tests.model_stub import model_stub
@@ -94,6 +94,7 @@ async def test_a_killed_summarizer_costs_at_most_what_it_had_in_flight(
         figures = await acts.kill(made, screen, played)
         await acts.shared(made, screen, played)
 
+    assert figures is not None
     assert figures.in_flight > 0
     assert figures.distinct == 9
     assert figures.model_calls <= figures.distinct + figures.in_flight
@@ -107,6 +108,7 @@ async def test_an_edited_line_makes_its_section_and_the_reports_that_use_it_agai
     async with stage(questions=questions) as made:
         figures = await acts.edit(made, silent(), acts.Played())
 
+    assert figures is not None
     assert (figures.sections_redone, figures.sections_retired) == (1, 0)
     assert figures.reports_redone == figures.reports == 3
     assert figures.model_calls == 1
@@ -132,6 +134,26 @@ async def test_a_flock_that_stands_still_is_given_up_with_the_reason(
         with pytest.raises(flock.StalledError, match="waiting for the reports of first"):
             async with flock.flock(made, silent(), "stalled", boards) as run:
                 await run.until_reports()
+
+
+async def test_documents_without_a_section_leave_out_what_cannot_be_shown() -> None:
+    screen = silent()
+    empty = Library("empty", (Document("empty", ".md", "# Title\n"),))
+    async with set_up(empty, QUESTIONS, Settings()) as made:
+        assert await acts.kill(made, screen, acts.Played()) is None
+        assert await acts.edit(made, screen, acts.Played()) is None
+
+    assert said(screen).count("this act is left out") == 2
+
+
+async def test_a_model_that_does_nothing_but_fail_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flock, "FAILING_LIMIT_S", 1.0)
+    with model_stub(lambda _number: 500) as stub:
+        async with stage(Settings(model_url=stub.url)) as made:
+            with pytest.raises(ModelBusyError, match="500"):
+                await acts.shared(made, silent(), acts.Played())
 
 
 async def test_a_model_that_refuses_ends_the_act_at_once() -> None:
@@ -247,13 +269,13 @@ def line(call: str, event: str, **more: Any) -> bytes:
 
 def test_a_call_counts_when_it_is_made_and_is_open_until_it_is_answered(tmp_path: Path) -> None:
     log = calls.Calls(tmp_path / "calls")
-    assert not log.look()
+    log.look()
     with log.file.open("ab") as file:
         file.write(line("1", "made") + line("2", "made", section="1") + line("3", "made", pid=2))
         file.write(line("1", "answered", tokens=7) + line("2", "failed", error="busy")[:-5])
         file.flush()
 
-        assert log.look()
+        log.look()
         assert log.count() == calls.Count(made=3, distinct=2, tokens=7)
         assert [one.call for one in log.open([1])] == ["2"]
         assert [one.call for one in log.open([1, 2])] == ["2", "3"]
@@ -261,7 +283,7 @@ def test_a_call_counts_when_it_is_made_and_is_open_until_it_is_answered(tmp_path
     log.look()
 
     assert [one.call for one in log.open([1])] == []
-    assert (log.last_error(), log.refused()) == ("busy", None)
+    assert (log.failing(), log.refused(), log.answered) == ("busy", None, 1)
 
 
 def test_the_matrix_shows_who_paid_who_reused_and_who_took_over() -> None:

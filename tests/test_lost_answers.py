@@ -1,6 +1,6 @@
 """A write whose answer is lost is found out by reading back: no false conflict, nothing twice."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 
 import anyio
 import pytest
@@ -71,7 +71,7 @@ async def reclassify(board: Blackboard, before: Ref) -> object:
     return await board.reclassify(before, "pii")
 
 
-Act = Callable[[Blackboard, Ref], Awaitable[object]]
+Act = Callable[[Blackboard, Ref], Coroutine[None, None, object]]
 
 
 @pytest.mark.parametrize(

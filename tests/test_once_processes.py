@@ -58,6 +58,10 @@ def begins(processes: list[Child]) -> Counter[int]:
     )
 
 
+def holds(leases: int) -> Callable[[Say], bool]:
+    return lambda said: sum("begins" in line for line in said) == leases
+
+
 def served(processes: list[Child]) -> int:
     return sum("served" in line for child in processes for line in child.said())
 
@@ -114,7 +118,7 @@ async def test_holders_that_are_killed_stopped_and_stalled_leave_one_result_per_
     killed = [caller(start, server, n, first=[2 * n, 2 * n + 1], first_s=60) for n in (0, 1)]
     stopped = [caller(start, server, n, first=[2 * n, 2 * n + 1], first_s=2) for n in (2, 3)]
     for child in (*killed, *stopped):
-        await child.until(lambda said: len(said) == 2, "holds two leases")
+        await child.until(holds(2), "holds two leases")
     for child in stopped:
         child.signal(signal.SIGSTOP)
     # These block their whole process, so that they cannot renew the lease they hold.
@@ -122,7 +126,7 @@ async def test_holders_that_are_killed_stopped_and_stalled_leave_one_result_per_
         caller(start, server, n, first=[2 * n], first_s=2.5 * LEASE_S, stalled=True) for n in (4, 5)
     ]
     for child in stalled:
-        await child.until(lambda said: said, "holds a lease")
+        await child.until(holds(1), "holds a lease")
     others = [caller(start, server, n) for n in (6, 7)]
     await go(server)
     for child in killed:
@@ -141,6 +145,8 @@ async def test_a_broker_killed_under_200_callers_leaves_one_result_per_key(
     server: Server, start: Start
 ):
     processes = [caller(start, server, n, work_s=0.4, longer_s=0.1) for n in range(8)]
+    for child in processes:
+        await child.until(lambda said: said, "is ready")
     await go(server)
     for least in (1, 60, 120):
         await wait_until(
@@ -173,8 +179,8 @@ async def test_a_holder_stalled_between_its_last_look_and_its_store_is_fenced_of
         await wait_until(lambda: len(served) == 2, "both are served")
         results = await history(quick, f"once.{NAME}.>")
 
-    assert [memory.content for memory in results] == ["quick"]
-    assert [memory.content for memory in served] == ["quick", "quick"]
+        assert [memory.content for memory in results] == ["quick"]
+        assert [memory.content for memory in served] == ["quick", "quick"]
 
 
 async def test_an_error_of_make_reaches_those_who_wait_and_a_later_call_succeeds(server: Server):

@@ -82,8 +82,8 @@ async def test_a_call_during_a_short_restart_only_takes_longer(server: Server):
     async with Blackboard.open(server.url) as board:
         ref = await board.put("jobs", 1, key="a")
         server.kill()
+        results: list[object] = []
         async with anyio.create_task_group() as group:
-            results: list[object] = []
 
             async def call(write: Callable[[], Awaitable[object]]) -> None:
                 results.append(await write())

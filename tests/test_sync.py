@@ -1,16 +1,23 @@
 import inspect
+import os
+import signal
+import subprocess
+import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import assert_type
 
+import anyio.to_thread
 import pytest
 
-from blackboard import Blackboard, Memory
+from blackboard import Blackboard, Memory, Ref
 from blackboard.errors import ConflictError, InvalidError, NoAnswerError, NotFoundError
 from blackboard.sync import SyncBlackboard
 from tests.servers import Server
+
+ROOT = Path(__file__).resolve().parents[1]
 
 NOT_FOR_SYNCHRONOUS_CODE = {
     "bound": "the runtime binds a board to a handler's input",
@@ -59,6 +66,15 @@ def test_a_memory_is_put_read_revised_and_retired(board: SyncBlackboard):
     assert board.get(first.pinned).content == {"growth": 4}
     assert [ref.topic for ref in board.put_many("many", [1, 2, 3])] == ["many"] * 3
     assert (board.name, board.agent) == ("main", "alice")
+
+
+def test_types_are_kept(board: SyncBlackboard):
+    # Checked by the type checker; at run time these do nothing.
+    ref = assert_type(board.put("notes", "x"), Ref)
+    assert_type(board.get(ref), Memory)
+    assert_type(board.put_many("notes", ["x"]), list[Ref])
+    with board.watch("notes") as memories:
+        assert_type(memories, Iterator[Memory])
 
 
 def test_errors_come_as_they_are(board: SyncBlackboard):
@@ -149,7 +165,6 @@ def test_a_view_is_a_mapping_that_follows_the_board(board: SyncBlackboard):
 
 def test_waiting_and_asking_end_in_time(board: SyncBlackboard):
     def answer() -> None:
-        time.sleep(0)
         with board.watch("news", since="start") as memories:
             board.put("done", next(memories).content)
 
@@ -174,12 +189,53 @@ def test_ttl_and_times_pass_through(board: SyncBlackboard):
     assert board.get(memory.ref, at=memory.stored).content == "x"
 
 
+WAITER = """
+import sys
+from blackboard import Blackboard
+
+with Blackboard.sync(sys.argv[1]) as board, board.watch("never") as memories:
+    print("waiting", flush=True)
+    next(memories)
+"""
+
+
+def test_ctrl_c_ends_a_wait_at_once(server: Server):
+    waiter = subprocess.Popen(
+        [sys.executable, "-c", WAITER, server.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert waiter.stdout is not None
+        assert waiter.stdout.readline() == "waiting\n"
+        waiter.send_signal(signal.SIGINT)
+        _, said = waiter.communicate(timeout=15)
+    finally:
+        waiter.kill()
+
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert "ExceptionGroup" not in said
+
+
+def test_leaving_the_program_from_within_is_not_an_error_of_the_board(server: Server):
+    def program() -> None:
+        with Blackboard.sync(server.url) as board:
+            board.put("notes", "x")
+            with board.view("notes") as view, board.watch("notes"):
+                sys.exit(len(view))
+
+    with pytest.raises(SystemExit) as left:
+        program()
+
+    assert left.value.code == 1
+
+
 async def test_the_local_stack_can_be_used_from_synchronous_code(data_dir: Path):
     def use() -> Memory:
         with SyncBlackboard.local(data_dir) as board:
             return board.get(board.put("notes", "hello"))
-
-    import anyio.to_thread
 
     memory = await anyio.to_thread.run_sync(use)
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import deque
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from blackboard import trace as traces
@@ -54,23 +55,31 @@ async def audit(
     about = None if what is None else _about(what)
     who = "*" if agent is None else check_name("--agent", agent)
     start = Start.all() if since == "start" else Start.at(parse_time(since, "--since"))
-    newest: deque[AuditEvent] = deque(maxlen=limit)
-    seen: dict[AuditEvent, None] = {}
+    newest = _Newest(limit)
 
     def take(batch: AuditBatch) -> None:
-        for event in traces.matching(
-            batch.events, about=about, act=act, outcome=outcome, trace=trace
-        ):
-            # A batch whose answer was lost may be stored twice, close together.
-            if event not in seen:
-                seen[event] = None
-                newest.append(event)
-        while len(seen) > REMEMBERED:
-            del seen[next(iter(seen))]
+        fitting = traces.matching(batch.events, about=about, act=act, outcome=outcome, trace=trace)
+        newest.add(fitting)
 
     async with opened(place) as board:
         await each_audit_batch(board, start, take, agent=who)
-    _print_audit(sorted(newest, key=lambda event: event.at), place)
+    _print_audit(sorted(newest.events, key=lambda event: event.at), place)
+
+
+class _Newest:
+    """The newest events; a batch whose answer was lost may be stored twice, close together."""
+
+    def __init__(self, limit: int) -> None:
+        self.events: deque[AuditEvent] = deque(maxlen=limit)
+        self._seen: dict[AuditEvent, None] = {}
+
+    def add(self, events: Iterable[AuditEvent]) -> None:
+        for event in events:
+            if event not in self._seen:
+                self._seen[event] = None
+                self.events.append(event)
+        while len(self._seen) > REMEMBERED:
+            del self._seen[next(iter(self._seen))]
 
 
 def _about(what: str) -> Ref | Pattern:

@@ -2,7 +2,8 @@
 
 import re
 import sys
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import anyio
 import anyio.to_thread
@@ -22,31 +23,14 @@ _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*(=.*)?\Z", re.DOTALL)
 """Standard input is named by a hyphen, so a mistyped option would count as content."""
 
 
-async def put(
-    topic: str,
-    content: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    /,
-    *,
-    text: bool = False,
-    key: str | None = None,
-    kind: str | None = None,
-    tag: tuple[str, ...] = (),
-    session: str | None = None,
-    user: str | None = None,
-    ttl: str | None = None,
-    priority: float | None = None,
-    source: tuple[str, ...] = (),
-    access: str | None = None,
-    expected: int | None = None,
-    place: WritingPlace = WRITE_HERE,
-) -> None:
-    """Put a memory on the board and print its reference.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """What a memory says beside its content.
 
-    Args:
-        topic: Tokens joined by dots, like reports.q3.
-        content: JSON, or any other text as it is; - reads standard input.
-        text: Take the content as text, even when it is valid JSON.
+    Attributes:
         key: Put the next revision of the shared state at this key.
+        expected: With --key: the revision that must be the newest; 0 means absent.
         kind: note, or a word of your own.
         tag: NAME=VALUE; may be given several times.
         session: The job or conversation it belongs to.
@@ -55,34 +39,70 @@ async def put(
         priority: 0 to 1.
         source: A reference it was made from; may be given several times.
         access: The access label.
-        expected: With --key: the revision that must be the newest; 0 means absent.
+    """
+
+    key: str | None = None
+    expected: int | None = None
+    kind: str | None = None
+    tag: tuple[str, ...] = ()
+    session: str | None = None
+    user: str | None = None
+    ttl: str | None = None
+    priority: float | None = None
+    source: tuple[str, ...] = ()
+    access: str | None = None
+
+    def parsed(self) -> dict[str, Any]:
+        """The arguments of `Blackboard.put` that they stand for.
+
+        Raises:
+            InvalidError: One of them cannot be read.
+        """
+        return {
+            "key": self.key,
+            "expected": self.expected,
+            "kind": self.kind,
+            "tags": dict(_tag(pair) for pair in self.tag) or None,
+            "session": self.session,
+            "user": self.user,
+            "ttl": None if self.ttl is None else parse_duration(self.ttl, "--ttl"),
+            "priority": self.priority,
+            "sources": [Ref.parse(reference) for reference in self.source],
+            "access": self.access,
+        }
+
+
+NO_FIELDS = Fields()
+
+
+async def put(
+    topic: str,
+    content: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
+    *,
+    text: bool = False,
+    fields: Fields = NO_FIELDS,
+    place: WritingPlace = WRITE_HERE,
+) -> None:
+    """Put a memory on the board and print its reference.
+
+    Args:
+        topic: Tokens joined by dots, like reports.q3.
+        content: JSON, or any other text as it is; - reads standard input.
+        text: Take the content as text, even when it is valid JSON.
+        fields: What else it says.
         place: The board.
     """
     check_topic(topic)
+    given = fields.parsed()
     if _OPTION.match(content):
         raise InvalidError(
             f"unknown option {content!r}; see `blackboard put --help`, or, if this is content, "
             "pipe it: … | blackboard put TOPIC -"
         )
-    tags = dict(_tag(pair) for pair in tag)
-    sources = [Ref.parse(reference) for reference in source]
-    lifetime = None if ttl is None else parse_duration(ttl, "--ttl")
     value = _value(await _standard_input() if content == STDIN else content, text=text)
     async with opened(place, agent=place.agent, create=True) as board:
-        ref = await board.put(
-            topic,
-            value,
-            key=key,
-            kind=kind,
-            tags=tags or None,
-            session=session,
-            user=user,
-            ttl=lifetime,
-            priority=priority,
-            sources=sources,
-            access=access,
-            expected=expected,
-        )
+        ref = await board.put(topic, value, **given)
     if place.as_json:
         say_json({"ref": str(ref), "revision": ref.written, "pinned": str(ref.pinned())})
     else:

@@ -7,6 +7,7 @@ import anyio
 import msgspec
 from cyclopts import Parameter
 
+from blackboard.background import background
 from blackboard.cli.output import fields, say, say_json, warn
 from blackboard.cli.place import HERE, Place
 from blackboard.errors import SettingsError
@@ -36,7 +37,7 @@ async def up(
     if settings.url is not None:
         warn(f"BLACKBOARD_URL is set: other commands go to {settings.url}, not to this stack")
     settings = msgspec.structs.replace(settings, url=None)
-    async with anyio.create_task_group() as group:
+    async with background() as group:
         group.start_soon(_end_on_signal, group.cancel_scope)
         while True:
             await _hold(settings, port, place)

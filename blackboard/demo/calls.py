@@ -52,18 +52,22 @@ class Calls:
         self._lines: list[Line] = []
         self._read = 0
 
-    def look(self) -> bool:
-        """Read what is new; True when there was something."""
+    @property
+    def answered(self) -> int:
+        """Requests that got an answer."""
+        return len(self._of("answered"))
+
+    def look(self) -> None:
+        """Read what is new."""
         try:
             with self.file.open("rb") as log:
                 log.seek(self._read)
                 new = log.read()
         except FileNotFoundError:
-            return False
+            return
         whole = new[: new.rfind(b"\n") + 1]
         self._read += len(whole)
         self._lines += [_decoder.decode(line) for line in whole.splitlines()]
-        return bool(whole)
 
     def count(self) -> Count:
         """Requests made, retries included; different pairs of prompt and section; tokens used."""
@@ -84,9 +88,10 @@ class Calls:
         """The first error after which trying again is no use; None when there was none."""
         return next((line.error for line in self._of("failed") if line.final), None)
 
-    def last_error(self) -> str | None:
-        """The newest error at the door; None when there was none."""
-        return next((line.error for line in reversed(self._of("failed"))), None)
+    def failing(self) -> str | None:
+        """The newest error, if no request was answered since; None when all is well."""
+        ended = [line for line in self._lines if line.event != "made"]
+        return ended[-1].error if ended and ended[-1].event == "failed" else None
 
     def _of(self, event: str) -> list[Line]:
         return [line for line in self._lines if line.event == event]

@@ -21,13 +21,15 @@ from blackboard.demo.report import Figures
 from blackboard.demo.screen import Screen
 from blackboard.demo.stage import NAME, Stage
 from blackboard.demo.traffic import connections, moved, newest
-from blackboard.errors import BlackboardError, ModelRefusedError
+from blackboard.errors import BlackboardError, ModelBusyError, ModelRefusedError
 from blackboard.messages import Memory
 from blackboard.runtime.presence import list_cards
 
 START_LIMIT_S = 60.0
 STALL_LIMIT_S = 60.0
 STALL_LIMIT_WITH_MODEL_S = 300.0
+FAILING_LIMIT_S = 60.0
+"""How long a model may do nothing but fail."""
 PRESENT_S = 0.2
 LOOK_S = 0.1
 """How often the picture is drawn and the door's log is read, at least."""
@@ -134,29 +136,41 @@ class Flock:
         Raises:
             ProgramError: A program ended.
             ModelRefusedError: The endpoint refused, so that waiting is no use.
+            ModelBusyError: The endpoint did nothing but fail for a minute.
             StalledError: Nothing at all happened within the limit.
         """
-        limit_s = STALL_LIMIT_WITH_MODEL_S if self.stage.has_endpoint else STALL_LIMIT_S
-        deadline, seen = anyio.current_time() + limit_s, len(self.events)
+        since, seen = anyio.current_time(), self._progress()
         while True:
-            moved = self.calls.look() or len(self.events) != seen
-            if moved:
-                deadline, seen = anyio.current_time() + limit_s, len(self.events)
+            self.calls.look()
+            if self._progress() != seen:
+                since, seen = anyio.current_time(), self._progress()
             self._check()
             self.screen.refresh()
             if done():
                 return
-            if anyio.current_time() > deadline:
-                error = self.calls.last_error()
-                why = f"; last error at the model: {error}" if error else ""
-                text = f"nothing happened for {limit_s:g} s, {what()}{why}"
-                raise StalledError(text, self._said())
+            self._check_stall(anyio.current_time() - since, what)
             await self.pulse.wait(LOOK_S)
+
+    def _progress(self) -> tuple[int, int]:
+        return len(self.events), self.calls.answered
+
+    def _check_stall(self, idle_s: float, what: Callable[[], str]) -> None:
+        error = self.calls.failing()
+        if error is not None and idle_s > FAILING_LIMIT_S:
+            raise ModelBusyError(f"no answer from the model for {FAILING_LIMIT_S:g} s: {error}")
+        limit_s = STALL_LIMIT_WITH_MODEL_S if self.stage.has_endpoint else STALL_LIMIT_S
+        if idle_s > limit_s:
+            raise StalledError(f"nothing happened for {limit_s:g} s, {what()}", self._said())
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every team has the report of its newest question."""
+        return all(team.is_done for team in self.teams.values())
 
     async def until_reports(self) -> None:
         """Wait until every team has the report of its newest question."""
         await self.until(
-            lambda: all(team.is_done for team in self.teams.values()),
+            lambda: self.is_done,
             lambda: f"waiting for the reports of {', '.join(self._late())}",
         )
 

@@ -143,7 +143,7 @@ class Troupe:
         scope = anyio.CancelScope(shield=True)  # a process that was started has to be known
         with log.open("wb") as output, scope:
             process = await anyio.open_process(
-                [sys.executable, str(self.folder / f"{role}.py")],
+                [sys.executable, str(self.folder / f"{role}.py"), "--grace", str(GRACE_S - 2)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

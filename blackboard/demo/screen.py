@@ -1,5 +1,6 @@
 """What the person in front of the demo sees: a live picture in a terminal, else plain lines."""
 
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -7,6 +8,8 @@ from rich.console import Console
 from rich.live import Live
 
 from blackboard.demo.matrix import Matrix, draw
+
+FRAME_S = 0.1
 
 
 class Screen:
@@ -22,6 +25,7 @@ class Screen:
         self.console.quiet = as_json and not self.console.is_terminal
         self._live: Live | None = None
         self._shown: Matrix | None = None
+        self._drawn = 0.0
 
     def title(self, text: str) -> None:
         """Begin an act."""
@@ -37,7 +41,7 @@ class Screen:
 
         Where there is no terminal nothing moves and no control codes are written.
         """
-        if not self.console.is_terminal:
+        if not self.console.is_terminal or self.console.is_dumb_terminal:
             yield
             self.console.print(draw(matrix, self.console))
             return
@@ -52,6 +56,8 @@ class Screen:
         self.console.print(draw(matrix, self.console))
 
     def refresh(self) -> None:
-        """Draw the picture again; cheap when nothing moves."""
-        if self._live is not None and self._shown is not None:
+        """Draw the picture again, but not more often than one can see."""
+        now = time.monotonic()
+        if self._live is not None and self._shown is not None and now >= self._drawn + FRAME_S:
+            self._drawn = now
             self._live.update(draw(self._shown, self.console), refresh=True)

@@ -10,6 +10,9 @@ from blackboard.jetstream.errors import CONSUMER_EXISTS, CONSUMER_MISSING, Broke
 from blackboard.jetstream.message import rfc3339
 from blackboard.jetstream.stream import NANOSECONDS
 
+MAX_WAITING = 65_536
+"""Open requests over all replicas; the broker refuses more."""
+
 
 class Start(msgspec.Struct, frozen=True):
     """Where reading begins."""
@@ -136,7 +139,7 @@ class Durable:
             "max_deliver": -1,
             "max_ack_pending": max_ack_pending,
             "replay_policy": "instant",
-            "max_waiting": 4096,
+            "max_waiting": MAX_WAITING,
             "num_replicas": replicas,
             "metadata": metadata,
             **start.config(),
@@ -162,6 +165,12 @@ class Durable:
         """
         body = {"pause_until": rfc3339(until)} if until is not None else {}
         await self.connection.api(f"CONSUMER.PAUSE.{self.stream}.{self.name}", body)
+        if until is None:
+            # The broker looks at the requests that wait when one more comes, else seconds later.
+            # Nobody listens for the answer to this one, so it gets nothing.
+            nobody = self.connection.client.new_inbox()
+            subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}"
+            await self.connection.client.publish(subject, b'{"no_wait": true}', reply=nobody)
 
 
 async def delete_consumer(connection: Connection, stream: str, name: str) -> None:

@@ -19,6 +19,8 @@ TOO_MANY_BATCHES = 10210
 UNAVAILABLE = frozenset({10008, 10009, 10039, 10176})
 """The last one: a batch that lost its beginning to a broken connection; nothing was stored."""
 STREAM_MISSING = 10059
+STREAM_EXISTS = 10058
+"""There already, with other settings."""
 NO_MESSAGE = frozenset({10043, 10057})
 """Sequence not found; deletion failed, for whatever reason."""
 CONSUMER_MISSING = 10014

@@ -30,6 +30,9 @@ EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 SILENCE_S = 2.5 * HEARTBEAT_S
 STOP_S = 1.0
+RECONNECTED = "reconnected"
+DELETED = "Consumer Deleted"
+"""The broker's words."""
 
 
 @dataclass(slots=True)
@@ -174,7 +177,7 @@ class Puller:
             return
 
     def _on_reconnect(self) -> None:
-        self._disturb("reconnected")
+        self._disturb(RECONNECTED)
 
     async def stop(self) -> list[Delivery]:
         """Take nothing new; returns what came and nobody took, to be given back."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import anyio
 
 from blackboard.envelope import EXPECTED_SUBJECT
-from blackboard.errors import BlackboardError, ConflictError
+from blackboard.errors import BlackboardError, UnavailableError
 from blackboard.jetstream import Outgoing
 from blackboard.log import Log
 
@@ -78,14 +78,12 @@ class Commits:
             for entry in reversed(entries):
                 entry.sequence = last
                 last -= len(entry.messages)
-        except ConflictError as error:
-            if len(entries) > 1:
+        except BlackboardError as error:
+            if len(entries) > 1 and not isinstance(error, UnavailableError):
                 # One of them is out of date; which one shows when each goes by itself.
                 for entry in entries:
                     entry.alone = True
                 return
-            own.error = error
-        except BlackboardError as error:
             for entry in entries:
                 entry.error = error
         for entry in entries:

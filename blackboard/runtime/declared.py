@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from blackboard.codec import canonical
 from blackboard.errors import InvalidError
+from blackboard.jetstream import Start
 from blackboard.messages import Memory
 from blackboard.subjects import ANSWERS, ONCE, Pattern, check_name, check_topic
 from blackboard.watch import Since, start_at
@@ -56,7 +57,7 @@ class Handler:
     concurrency: int = 1
     attempts: int = ATTEMPTS
     ack_wait_s: float = ACK_WAIT_S
-    start: Since = None
+    start: Since | str = None
     by: By = "session"
     until: Until | None = None
     idle_s: float | None = None
@@ -71,7 +72,7 @@ class Handler:
             raise InvalidError(f"handler {self.name!r}: concurrency and attempts begin at 1")
         if not (math.isfinite(self.ack_wait_s) and self.ack_wait_s >= MIN_ACK_WAIT_S):
             raise InvalidError(f"ack_wait={self.ack_wait_s} must be at least {MIN_ACK_WAIT_S} s")
-        start_at(self.start)
+        begin_at(self.start)
         if self.kind == "gather":
             self._check_group()
 
@@ -94,6 +95,15 @@ class Handler:
         group = {"by": by} if self.kind == "gather" else {}
         told = {"kind": self.kind, "tags": dict(self.tags), "own": self.own, **group}
         return canonical(told).decode()
+
+
+def begin_at(start: Since | str) -> Start:
+    """Turn `start=` into where a consumer begins; "now" is the same as None.
+
+    Raises:
+        InvalidError: It is no place to begin.
+    """
+    return start_at(None if start == "now" else start)  # pyright: ignore[reportArgumentType] - it refuses other text
 
 
 def seconds(span: timedelta | float | None) -> float | None:

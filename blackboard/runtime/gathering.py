@@ -8,6 +8,7 @@ Arrivals that meet at the same group in one process are added together, with one
 
 import inspect
 import logging
+import random
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +21,7 @@ from blackboard.jetstream import Durable
 from blackboard.messages import MAX_PAYLOAD_BYTES, Memory
 from blackboard.records import Cause, GroupRecord
 from blackboard.runtime.declared import Handler
-from blackboard.runtime.handling import CONFLICT_TRIES, is_moved_copy
+from blackboard.runtime.handling import CONFLICT_PAUSE_S, CONFLICT_TRIES, is_moved_copy
 from blackboard.runtime.intake import Arrival
 from blackboard.runtime.loop import ACK, SKIP, Verdict
 from blackboard.runtime.parts import Groups, Parts
@@ -126,6 +127,7 @@ class Gathering:
                 if kept is not None:
                     await self._complete(name, kept, entries, again=attempt > 0)
             except ConflictError:
+                await anyio.sleep(random.uniform(0, CONFLICT_PAUSE_S * min(attempt, 5)))
                 continue
             for entry in entries:
                 entry.verdict = entry.verdict or ACK
@@ -197,10 +199,10 @@ class Gathering:
         if not record.parts or record.merged == digest(record.parts):
             return
         last = next((e for e in entries if e.arrival.memory.pinned == record.last), None)
-        memories: list[Memory] | None = None
-        if not isinstance(self._handler.until, int):
+        until, memories = self._handler.until, None
+        if not isinstance(until, int) or until <= len(record.parts):
             memories = await self._parts.fetch(record.parts)
-        if not await self._is_complete(record, memories):
+        if memories is None or not await self._is_complete(memories):
             if self._handler.idle_s is None or last is None:
                 return
             left_s = await self._left_s(kept, self._handler.idle_s)
@@ -213,13 +215,13 @@ class Gathering:
             cause = entries[-1] if last is None else last
             await self._merge(name, kept, memories, cause.arrival, again=again)
 
-    async def _is_complete(self, record: GroupRecord, memories: list[Memory] | None) -> bool:
+    async def _is_complete(self, memories: list[Memory]) -> bool:
         until = self._handler.until
         if until is None:
             return False
         if isinstance(until, int):
-            return len(record.parts) >= until
-        answer = until(memories or [])
+            return len(memories) >= until
+        answer = until(list(memories))
         return bool(await answer if inspect.isawaitable(answer) else answer)
 
     async def _left_s(self, kept: Kept, idle_s: float) -> float:

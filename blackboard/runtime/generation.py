@@ -13,12 +13,13 @@ import anyio
 from blackboard.codec import canonical
 from blackboard.errors import ConflictError, SettingsError
 from blackboard.jetstream import ConsumerInfo, Durable
+from blackboard.jetstream.puller import DELETED
 from blackboard.jetstream.stream import NANOSECONDS
 from blackboard.log import Log
 from blackboard.records import RunRecord
-from blackboard.runtime.declared import Handler
+from blackboard.runtime.declared import Handler, begin_at
 from blackboard.subjects import SHARED, claim_subject, consumer_name, derived_id
-from blackboard.watch import Since, start_at
+from blackboard.watch import Since
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ MAX_ACK_PENDING = 100_000
 """In hand over all replicas; groups that wait for quiescence count too."""
 APPEAR_S = 2.0
 """How long another replica may take to make the consumer that it announced."""
+RECOVER_S = 15.0
+"""How long a broker that has just started may not know its consumers."""
 POLL_S = 0.05
 
 
@@ -85,14 +88,17 @@ class Place:
             if await self._create(run, start if start is not None else self._handler.start):
                 return Generation(run, made_here=True)
 
-    async def again(self) -> Generation:
+    async def again(self, reason: str) -> Generation:
         """Look at the consumer after a disturbance.
+
+        Args:
+            reason: What the broker said, or what happened to the connection.
 
         Raises:
             SettingsError: It was removed, or replaced by one with other settings.
             UnavailableError: The broker does not answer.
         """
-        info = await self._appears(0)
+        info = await self._appears(0, APPEAR_S if reason == DELETED else RECOVER_S)
         if info is None:
             raise SettingsError(
                 f"the consumer {self.durable.name!r} was removed while its agent ran; "
@@ -100,8 +106,8 @@ class Place:
             )
         return self._joined(info)
 
-    async def _appears(self, run: int) -> ConsumerInfo | None:
-        with anyio.move_on_after(APPEAR_S):
+    async def _appears(self, run: int, limit_s: float = APPEAR_S) -> ConsumerInfo | None:
+        with anyio.move_on_after(limit_s):
             while True:
                 info = await self.durable.info()
                 if info is not None and _run(info) >= run:
@@ -112,7 +118,7 @@ class Place:
     async def _create(self, run: int, start: Since | str) -> bool:
         made = await self.durable.create(
             self.filter,
-            start_at(None if start == "now" else start),  # pyright: ignore[reportArgumentType] - start_at refuses other text
+            begin_at(start),
             ack_wait_s=self._handler.ack_wait_s,
             max_ack_pending=MAX_ACK_PENDING,
             metadata={

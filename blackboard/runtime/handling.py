@@ -1,5 +1,9 @@
 """`on` and `answers`: each memory by itself, with a record of what was made from it."""
 
+import random
+
+import anyio
+
 from blackboard.codec import canonical
 from blackboard.errors import ConflictError, GoneError
 from blackboard.log import Log
@@ -14,6 +18,8 @@ from blackboard.telemetry import ANSWERS_DROPPED
 from blackboard.writer import compose
 
 CONFLICT_TRIES = 5
+CONFLICT_PAUSE_S = 0.01
+"""With jitter, and longer each time: those who met would meet again."""
 
 
 class Handling:
@@ -33,7 +39,7 @@ class Handling:
         """
         memory = arrival.memory
         head = await self._log.head(memory.ref)
-        if head is not None and head.gone is not None and head.gone != "moved":
+        if head is None or (head.gone is not None and head.gone != "moved"):
             return SKIP
         try:
             shown = await self._bench.reader.filled(memory)
@@ -41,6 +47,7 @@ class Handling:
             return SKIP
         subject = record_subject(self._log, self._handler.name, memory.ref)
         for attempt in range(CONFLICT_TRIES):
+            await anyio.sleep(random.uniform(0, CONFLICT_PAUSE_S * attempt))
             try:
                 done = await self._once(arrival, shown, subject, again=attempt > 0)
             except ConflictError:

@@ -14,6 +14,7 @@ from blackboard.envelope import is_expired
 from blackboard.errors import (
     BlackboardError,
     BoardFullError,
+    ConflictError,
     RetryableError,
     TerminalError,
     UnavailableError,
@@ -148,7 +149,10 @@ class Intake:
 
     async def _failed(self, arrival: Arrival, error: Exception) -> Verdict:
         memory = arrival.memory
-        last = memory.delivery >= self._handler.attempts and not isinstance(error, BLAMELESS)
+        # Whoever meets others at the same memory all the time is not to blame either, for long.
+        spare = SPARE_DELIVERIES if isinstance(error, ConflictError) else 0
+        tries = self._handler.attempts + spare
+        last = memory.delivery >= tries and not isinstance(error, BLAMELESS)
         what = {
             "handler": self._handler.name,
             "input": str(memory.pinned),

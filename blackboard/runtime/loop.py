@@ -5,6 +5,7 @@ stopping, nothing new is taken; what is not finished in time is given back to ot
 """
 
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,7 @@ from anyio.abc import TaskGroup
 
 from blackboard.errors import UnavailableError
 from blackboard.jetstream import Connection, Delivery, Puller, pull
+from blackboard.jetstream.puller import RECONNECTED
 from blackboard.runtime.generation import Generation
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ SKIP = Verdict("ack")
 TERM = Verdict("term")
 
 Process = Callable[[Delivery, Generation], Awaitable[Verdict]]
-Enter = Callable[[], Awaitable[Generation]]
+Again = Callable[[str], Awaitable[Generation]]
 
 
 class Loop:
@@ -63,7 +65,7 @@ class Loop:
         slots: int,
         ack_wait_s: float,
         process: Process,
-        again: Enter,
+        again: Again,
     ) -> None:
         self._connection = connection
         self._stream = stream
@@ -130,13 +132,15 @@ class Loop:
             group.start_soon(self._one, self._numbers, delivery, generation)
 
     async def _look_again(self, puller: Puller, generation: Generation) -> Generation:
-        reason = puller.disturbed
+        reason = puller.disturbed or ""
         puller.disturbed = None
+        # A broker that refuses request after request is not asked at full speed.
+        await anyio.sleep(0 if reason == RECONNECTED else random.uniform(0, RETRY_S))
         try:
-            found = await self._again()
+            found = await self._again(reason)
         except UnavailableError as error:
             logger.debug("loop.waiting", extra={"reason": reason, "error": str(error)})
-            puller.disturbed = reason
+            puller.disturbed = puller.disturbed or reason
             await anyio.sleep(RETRY_S)
             return generation
         logger.info("loop.again", extra={"consumer": self._consumer, "reason": reason})

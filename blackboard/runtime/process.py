@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +19,7 @@ from blackboard.watch import Since
 
 logger = logging.getLogger(__name__)
 
+PARENT_S = 1.0
 CLEAN, FAILED, WRONG_SETTINGS = 0, 1, 2
 PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -29,7 +31,7 @@ def run(agent: Declaration, argv: Sequence[str] | None = None) -> int:
     try:
         start = parse_start(options.start)
         try:
-            anyio.run(_serve, agent, start, options.grace, options.launch)
+            anyio.run(_serve, agent, start, options)
         except BaseExceptionGroup as errors:
             raise only(errors) from None
     except SettingsError as error:
@@ -62,7 +64,9 @@ def parser(name: str) -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="time to finish what is in hand after SIGTERM (default: %(default)s)",
     )
+    # From `run_file` to its replicas: what makes them one launch, and whom not to outlive.
     arguments.add_argument("--launch", help=argparse.SUPPRESS)
+    arguments.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     return arguments
 
 
@@ -85,17 +89,19 @@ def parse_start(text: str | None) -> Since | str:
     return moment
 
 
-async def _serve(
-    agent: Declaration, start: Since | str, grace_s: float, launch: str | None
-) -> None:
+async def _serve(agent: Declaration, start: Since | str, options: argparse.Namespace) -> None:
     life = Life()
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
             group.start_soon(life.listen, signals)
+            if options.parent is not None:
+                group.start_soon(life.follow, options.parent)
             with life.before:
                 async with (
                     Blackboard.open(agent=agent.name) as board,
-                    running(agent, board, start=start, grace_s=grace_s, launch=launch) as runner,
+                    running(
+                        agent, board, start=start, grace_s=options.grace, launch=options.launch
+                    ) as runner,
                 ):
                     life.runner = runner
                     await life.over.wait()
@@ -114,11 +120,22 @@ class Life:
         """Act on each signal."""
         async for number in signals:
             logger.info("agent.signal", extra={"signal": number.name})
-            if self.runner is None:
-                self.before.cancel()
-            elif self.over.is_set():
-                self.runner.hurry()
-            self.over.set()
+            self.end()
+
+    def end(self) -> None:
+        """Leave in good order; called again, leave now."""
+        if self.runner is None:
+            self.before.cancel()
+        elif self.over.is_set():
+            self.runner.hurry()
+        self.over.set()
+
+    async def follow(self, parent: int) -> None:
+        """End when the process that started this one has died without a word."""
+        while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of it
+            await anyio.sleep(PARENT_S)
+        logger.warning("agent.orphaned", extra={"parent": parent})
+        self.end()
 
 
 def log_to_stderr() -> None:

@@ -45,7 +45,8 @@ async def run_file(
     """
     load_agent(path)
     parse_start(start)
-    command = [sys.executable, "-m", "blackboard.runtime", str(path), "--launch", uuid.uuid4().hex]
+    command = [sys.executable, "-m", "blackboard.runtime", str(path)]
+    command += ["--launch", uuid.uuid4().hex, "--parent", str(os.getpid())]
     command += [] if start is None else ["--start", start]
     command += [] if grace_s is None else ["--grace", str(grace_s)]
     codes: list[int] = []

@@ -17,6 +17,7 @@ from blackboard.errors import (
     NotFoundError,
 )
 from blackboard.jetstream import Delivery, Durable, Start
+from blackboard.jetstream.puller import DELETED
 from blackboard.records import Retry
 from blackboard.runtime.declared import Handler
 from blackboard.runtime.generation import MAX_ACK_PENDING, Generation, Place
@@ -52,7 +53,7 @@ class Retrying:
             slots=1,
             ack_wait_s=self._handler.ack_wait_s,
             process=self.process,
-            again=self.enter,
+            again=self.again,
         )
 
     async def enter(self) -> Generation:
@@ -67,12 +68,16 @@ class Retrying:
             )
         return Generation(run=0, made_here=False)
 
+    async def again(self, _: str) -> Generation:
+        """Make the consumer again if it is gone."""
+        return await self.enter()
+
     async def process(self, delivery: Delivery, _: Generation) -> Verdict:
         """Take one wish: fetch the input as it was, and handle it as if it came now."""
         message = delivery.message
         try:
             wish = decode_record(message.data, Retry)
-            generation = await self._place.again()
+            generation = await self._place.again(DELETED)
             memory = await self._bench.reader.pinned(wish.input)
         except (InvalidError, NotFoundError, GoneError, HistoryGoneError) as error:
             logger.warning("retry.dropped", extra={"error": str(error)})

@@ -111,9 +111,9 @@ class Runner:
         self._state = "stopping"
         for loop in self._loops:
             loop.stop()
-        await self._presence.show()
         self._patience.deadline = anyio.current_time() + grace_s
         with self._patience:
+            await self._presence.show()
             for loop in self._loops:
                 await loop.ended.wait()
         if self._patience.cancelled_caught:

@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -185,11 +186,10 @@ def made(server: Server) -> str:
         section = board.put("docs.section", "long text")
         for name in ("alice", "bob"):
             seat = board.sibling(agent=name)
-            summary = seat.once(
-                "summary", [seat.get(section)], lambda: "short", topic="docs.summary"
-            )
-        report = board.put("docs.report", "all", sources=[summary])  # pyright: ignore[reportPossiblyUnboundVariable]
-    return str(report.pinned())
+            inputs = [seat.get(section)]
+            seat.once("summary", inputs, lambda: "short", topic="docs.summary", session=name)
+        summary = board.wait("docs.summary", session="bob")
+        return str(board.put("docs.report", "all", sources=[summary]).pinned())
 
 
 def test_topics_are_counted_with_their_agents(cli: CommandLine, made: str):
@@ -267,15 +267,18 @@ def test_a_memory_is_explained(cli: CommandLine, made: str):
     assert f"\n    {summary['shows']['sources'][0]['ref']} by alice" in plain
 
 
-def test_a_table_on_a_terminal_is_framed(cli: CommandLine, made: str):
+def test_a_table_on_a_terminal_is_framed(
+    cli: CommandLine, made: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
     master, terminal = os.openpty()
-    showing = cli.start("topics", stdout=terminal, environment={"TERM": "xterm", "COLUMNS": "100"})
-    os.close(terminal)
-    done = finished(showing)
-    shown = os.read(master, 65536).decode()
+    with os.fdopen(terminal, "w") as screen, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", screen)
+        assert cli("topics").code == 0
+        shown = os.read(master, 65536).decode()
     os.close(master)
 
     assert made
-    assert done.code == 0
     assert "─" in shown
     assert "docs.summary" in shown

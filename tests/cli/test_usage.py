@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 
 from blackboard.cli import COMMANDS, build, main
@@ -22,23 +23,11 @@ from tests.commands import (
     start,
 )
 from tests.servers import Server
+from tests.stack_users import pids
 
 NAMES = [
-    "up",
-    "demo",
-    "put",
-    "get",
-    "watch",
-    "replay",
-    "agents",
-    "topics",
-    "stats",
-    "run",
-    "dead",
-    "audit",
-    "trace",
-    "explain",
-    "doctor",
+    *("up", "demo", "put", "get", "watch", "replay", "agents", "topics", "stats"),
+    *("run", "dead", "audit", "trace", "explain", "doctor"),
 ]
 SUBCOMMANDS = [
     "agents list",
@@ -184,6 +173,9 @@ def test_reading_makes_neither_a_board_nor_a_directory(cli: CommandLine, anywher
     assert cli("watch", "a", "--board", "new").code == 1
     assert "there is: none" in cli("watch", "a", "--board", "new").err
 
+    assert cli("put", "a", "x", "--tag", "red", "--board", "new").code == 2
+    assert "there is: none" in cli("topics", "--board", "new").err
+
     nowhere = anywhere("get", NO_ID)
 
     assert nowhere.code == 2
@@ -212,12 +204,14 @@ def test_a_wrong_token_is_told_in_one_line(
 ):
     server = start_server(extra="authorization { token: right }")
     cli = CommandLine(capsys, server.url)
-    monkeypatch.setenv("BLACKBOARD_TOKEN_FILE", str(tmp_path / "token"))
+    token = tmp_path / "token"
+    monkeypatch.setenv("BLACKBOARD_TOKEN_FILE", str(token))
 
     unreadable = cli("topics")
-    (tmp_path / "token").write_text("wrong\n")
-    refused = cli("topics")
-    (tmp_path / "token").write_text("right\n")
+    token.write_text("wrong\n")
+    # A process of its own, because the client library leaves the refused socket open.
+    refused = finished(cli.start("topics", environment={"BLACKBOARD_TOKEN_FILE": str(token)}))
+    token.write_text("right\n")
     accepted = cli("put", "a", "x")
 
     assert (unreadable.code, refused.code, accepted.code) == (2, 2, 0)
@@ -258,11 +252,12 @@ def test_two_places_at_once_are_refused(anywhere: CommandLine):
 
 async def test_up_holds_a_stack_that_others_use(data_dir: Path):
     first = start("up", "--data", data_dir, "--port", 0, "--json")
-    second = None
+    processes = [first]
     try:
         assert first.stdout is not None
         facts = json.loads(first.stdout.readline())
         second = start("up", "--data", data_dir)
+        processes.append(second)
         assert second.stdout is not None
         joined = second.stdout.readline()
         put = finished(start("put", "notes", "hello", "--data", data_dir))
@@ -277,27 +272,60 @@ async def test_up_holds_a_stack_that_others_use(data_dir: Path):
         first.terminate()
         ended = finished(first)
     finally:
-        for process in filter(None, (first, second)):
+        for process in processes:
             process.kill()
             process.wait()
 
-    token = Path(facts["token_file"]).read_text().strip()
+    token = (data_dir / "token").read_text().strip()
     assert (facts["started"], facts["board"], facts["data"]) == (True, "main", str(data_dir))
     assert said.startswith("joined the running local stack\n")
     assert "Names are taken on trust" in said
     assert str(data_dir / "token") in said
     assert token not in said + json.dumps(facts)
     assert got.out.endswith("\n\nhello\n")
-    assert (second.returncode, ended) == (0, Done(0, "", ""))
+    assert (processes[1].returncode, ended) == (0, Done(0, "", ""))
 
 
-async def test_a_stack_that_is_only_read_is_there_as_long_as_it_is_read(data_dir: Path):
-    put = finished(start("put", "notes", "hello", "--data", data_dir))
+async def test_up_starts_a_stack_again_that_was_killed(data_dir: Path):
+    holding = start("up", "--data", data_dir, "--port", 0, "--json")
+    try:
+        assert holding.stdout is not None
+        facts = json.loads(holding.stdout.readline())
+        os.kill(pids(data_dir)["supervisor"], signal.SIGKILL)
+        again = json.loads(holding.stdout.readline())
+        holding.terminate()
+        code = holding.wait(LIMIT_S)
+    finally:
+        holding.kill()
+        holding.communicate()
 
-    got = finished(start("get", put.out.strip(), "--data", data_dir, "--json"))
-    looked = finished(start("doctor", "--data", data_dir))
+    assert (facts["started"], again["started"], code) == (True, True, 0)
 
-    assert got.json["content"] == "hello"
+
+def test_up_says_what_it_cannot_use(anywhere: CommandLine, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+
+    no_port = finished(start("up", "--port", 99999, "--data", tmp_path / "data"))
+    no_directory = finished(start("up", "--data", tmp_path / "file"))
+    no_place = anywhere("up", "--url", "nats://127.0.0.1:4222")
+
+    assert (no_port.code, no_directory.code, no_place.code) == (2, 2, 2)
+    assert no_port.err == "error: port 99999 is not a number from 0 to 65535\n"
+    assert "as data directory" in no_directory.err
+    assert "`up` runs a broker of its own" in no_place.err
+
+
+async def test_a_stack_is_there_as_long_as_a_command_needs_it(
+    data_dir: Path, anywhere: CommandLine
+):
+    def use() -> tuple[Done, Done]:
+        ref = anywhere.ok("put", "notes", "hello", "--data", data_dir).out.strip()
+        return anywhere.ok("get", ref, "--data", data_dir), anywhere("doctor", "--data", data_dir)
+
+    got, looked = await anyio.to_thread.run_sync(use)
+
+    assert got.out.endswith("\n\nhello\n")
+    assert looked.code == 0
     assert "ok      durability: every write is on disk before it is acknowledged" in looked.out
 
 

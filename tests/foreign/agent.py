@@ -176,7 +176,9 @@ class Agent(Desk):
             return True
         return False
 
-    async def handle(self, handler: str, pattern: str, to: str | None = None) -> dict[str, Any]:
+    async def handle(
+        self, handler: str, pattern: str, to: str | None = None, start: str = "new"
+    ) -> dict[str, Any]:
         """Handle a pattern: `to` gets contents in capitals; without it requests are answered."""
         durable = f"{self.name}--{handler}"
         subject = broker_filter(self.board, pattern)
@@ -184,7 +186,7 @@ class Agent(Desk):
             "name": durable,
             "durable_name": durable,
             "filter_subject": subject,
-            "deliver_policy": "new",
+            "deliver_policy": start,
             "ack_policy": "explicit",
             "ack_wait": 10_000_000_000,
             "max_deliver": -1,

@@ -75,7 +75,9 @@ async def main() -> None:
 
             for key in options["first"]:
                 begin(key, options["first_s"], stalled=options["stalled"])
-            await board.wait("go")
+            async with board.watch("go", since="start") as memories:
+                tell(ready=True)
+                await anext(memories)
             for key in options["then"]:
                 begin(key, options["work_s"] + key * options["longer_s"])
 

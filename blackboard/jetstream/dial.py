@@ -1,0 +1,105 @@
+"""How a connection begins and ends: which failure is the settings', and which the broker's."""
+
+import logging
+from collections.abc import Callable
+
+import anyio
+import nats.errors
+from nats.aio.client import Client
+
+from blackboard.errors import SettingsError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+CONNECT_S = 5.0
+
+
+async def connect(
+    client: Client,
+    url: str,
+    *,
+    shown: str,
+    token: str | None,
+    name: str,
+    on_lost: Callable[[], None],
+    on_again: Callable[[], None],
+) -> None:
+    """Connect, or say why not; afterwards the client reconnects by itself, for ever.
+
+    Args:
+        client: A fresh one.
+        url: One address or several, separated by commas.
+        shown: The same without the secret, for errors.
+        token: The broker's token, if it wants one.
+        name: Shown in the broker's monitoring.
+        on_lost: Called when the connection breaks.
+        on_again: Called when it is back.
+
+    Raises:
+        UnavailableError: No address answered within 5 s.
+        SettingsError: The broker refused the token, or the address is no address.
+    """
+    refused = False
+    connecting = True
+    failures: list[Exception] = []
+
+    async def failed(error: Exception) -> None:
+        failures.append(error)
+        logger.debug("broker.error", extra={"error": str(error)})
+        if connecting and _is_refusal(error):
+            # Else the client would try for ever; and to cancel it here would leak its socket.
+            raise error
+
+    async def lost() -> None:
+        on_lost()
+
+    async def reconnected() -> None:
+        on_again()
+
+    try:
+        with anyio.move_on_after(CONNECT_S):
+            await client.connect(
+                servers=[part.strip() for part in url.split(",")],
+                token=token,
+                name=name,
+                error_cb=failed,
+                disconnected_cb=lost,
+                reconnected_cb=reconnected,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,  # pyright: ignore[reportArgumentType] - seconds, any number
+                ping_interval=10,
+                max_outstanding_pings=2,
+                pending_size=16 * 1024 * 1024,
+            )
+            return
+    except (nats.errors.Error, ValueError, OSError) as error:
+        refused = _is_refusal(error)
+        if not refused:
+            raise SettingsError(f"cannot use the broker's address {shown!r}: {error}") from error
+    finally:
+        connecting = False
+    with anyio.move_on_after(1, shield=True):
+        await close(client)
+    if refused:
+        raise SettingsError(
+            f"the broker at {shown} refused the token; set BLACKBOARD_TOKEN_FILE to the "
+            "file that holds the right one"
+        )
+    reason = f" ({failures[-1]})" if failures else ""
+    raise UnavailableError(
+        f"no broker answers at {shown}{reason}; start one with `blackboard up`, "
+        "or set BLACKBOARD_URL"
+    )
+
+
+def _is_refusal(error: Exception) -> bool:
+    return "authorization" in str(error).lower()
+
+
+async def close(client: Client) -> None:
+    """Close, whatever state the connection is in."""
+    try:
+        await client.close()
+    except (nats.errors.Error, OSError):
+        # The broker went first, with something of ours still on the way to it.
+        logger.debug("connection.close", exc_info=True)
