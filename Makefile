@@ -3,7 +3,9 @@
 #   make demo      the flock over shared memory, in four acts (ARGS="--act kill" for one of them)
 #   make test      the whole suite                            (ARGS="-k once" for a part)
 #   make check     ruff, pyright strict, import floors
-#   make bench     measurements against a raw client          (ARGS=…)
+#   make bench     measurements against a raw client, minutes (ARGS="--rounds 5")
+#   make bench-full   the same with the sizes that take long (a million memories)
+#   make schemas   write schemas/ from the code (ARGS=--check only compares)
 #   make up        the local stack, until Ctrl-C
 #   make install   .venv with everything
 #   make lock      pin the newest versions again (needs the package index)
@@ -20,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The build backend is in the lock files, so installing the tree itself fetches nothing.
 SELF := $(PIP) install --no-deps --no-build-isolation --editable .
 
-.PHONY: install demo test check bench up lock clean
+.PHONY: install demo test check bench bench-full schemas up lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.everything
@@ -40,8 +42,19 @@ check: $(VENV)/.everything
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+# The order is from the quick ones to the slow ones; each is a program of its own.
+BENCHES := write batch read once view update tracing pipeline notify growth agents flock
+
 bench: $(VENV)/.everything
-	for bench in perf/bench_*.py; do $(BIN)/python "$$bench" $(ARGS) || exit 1; done
+	$(BIN)/python -m perf.servers
+	for what in $(BENCHES); do $(BIN)/python -m "perf.bench_$$what" $(ARGS) || exit 1; done
+
+bench-full: $(VENV)/.everything
+	$(MAKE) bench ARGS="--full $(ARGS)"
+	for what in embed summarize; do $(BIN)/python -m "perf.bench_$$what" || exit 1; done
+
+schemas: $(VENV)/.everything
+	$(BIN)/python -m blackboard.schemas $(ARGS)
 
 # Stamps are younger than what they were made from, so nothing is installed twice. The demo needs
 # neither test tools nor model weights; `.everything` includes what `.demo` has.

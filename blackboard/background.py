@@ -14,11 +14,11 @@ from anyio.abc import TaskGroup
 @asynccontextmanager
 async def background() -> AsyncGenerator[TaskGroup]:
     """Give a task group whose tasks end with the context; its body's error is raised as it is."""
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with anyio.create_task_group() as group:
         try:
             yield group
-        except Exception as error:  # noqa: BLE001 - raised below, outside the group
+        except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - raised below
             failure = error
         finally:
             group.cancel_scope.cancel()

@@ -28,6 +28,7 @@ from blackboard.errors import (
 )
 from blackboard.jetstream import Client
 from blackboard.messages import Cost, Memory
+from blackboard.removal import Removal
 from blackboard.session import Desk, Session, open_session
 from blackboard.settings import Limits, load
 from blackboard.subjects import (
@@ -92,6 +93,7 @@ class Blackboard:
         self._desk = desk
         self._reader = desk.reader if draft is None else desk.reader.through(draft)
         self._writer = Writer(desk.log, self._reader, draft, binding)
+        self._removal = Removal(desk.log, self._reader, draft, binding)
 
     @classmethod
     @asynccontextmanager
@@ -397,7 +399,7 @@ class Blackboard:
         """
         target = _ref(ref)
         with self.telemetry.span(DELETE_MEMORY, attributes={RECORD_ID: target}):
-            retired = await self._writer.retire(target, reason)
+            retired = await self._removal.retire(target, reason)
         self.journal.audit("retire", str(target), revision=retired.written)
         return retired
 
@@ -410,7 +412,7 @@ class Blackboard:
         """
         target = _ref(ref)
         with self.telemetry.span(UPDATE_MEMORY, attributes={RECORD_ID: target}):
-            undone = await self._writer.undo(target)
+            undone = await self._removal.undo(target)
         self.journal.audit("undo", str(target), revision=undone.written)
         return undone
 
@@ -425,7 +427,7 @@ class Blackboard:
         """
         target = _ref(ref)
         with self.telemetry.span(UPDATE_MEMORY, attributes={RECORD_ID: target}):
-            moved = await self._writer.reclassify(target, access)
+            moved = await self._removal.reclassify(target, access)
         self.journal.audit("reclassify", str(target), revision=moved.written)
         return moved
 

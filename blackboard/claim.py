@@ -185,6 +185,11 @@ class Once:
                 if not await claim.take():
                     await hint()
                     continue
+                # Between the look and the lease another may have stored it and let go.
+                stored = await self._stored(work)
+                if stored is not None:
+                    await claim.release()
+                    return stored, False
                 made = await self._make(work, make, claim)
                 if made is not None:
                     return made, True

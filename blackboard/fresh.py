@@ -1,25 +1,34 @@
 """Reads of one stream that are never older than what this process has seen or written.
 
 On one server every direct get is the newest. On a replicated stream any replica may answer, and one
-that lags shows an older revision, or none: measured, 14 to 21 % of reads right after a put. So there
-an answer older than what is known is asked for again, then the leader is asked; and that there is
-nothing, or that it is gone, is final only from the leader.
+that lags shows an older revision, or none: measured, 14 to 21 % of reads right after a put. So
+there an answer older than what is known is asked for again, then the leader is asked; and that
+there is nothing, or that it is gone, is final only from the leader.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeVar
 
 import anyio
 
-from blackboard.jetstream import Connection, Message, StreamInfo
+from blackboard.errors import UnavailableError
+from blackboard.jetstream import Connection, Message, NoStreamError, StreamInfo
+
+FoundT = TypeVar("FoundT")
+logger = logging.getLogger(__name__)
+
+READ_S = 5.0
+"""How long a read may take, with the broker away in the middle."""
+RETRY_S = 0.05
 
 PATIENCE_S = 0.5
 """How long a lagging replica is asked again before the leader is."""
 FIRST_PAUSE_S = 0.002
 REMEMBERED = 10_000
 """Subjects whose newest known sequence is kept; what falls out is only served less strictly."""
-
-Read = Callable[[], Awaitable[Message | None]]
 
 
 class FreshReads:
@@ -55,35 +64,44 @@ class FreshReads:
             least: A sequence that is known to be there.
         """
         if not await self._is_replicated():
-            return await self._connection.last(self._stream, subject)
+            return await self._again(lambda: self._connection.last(self._stream, subject))
         least = max(least, self._known.get(subject, 0))
-        message = await self._patient(
-            lambda: self._connection.last(self._stream, subject), max(least, 1)
-        )
+        message = await self._patient(subject, max(least, 1))
         if message is None or message.sequence < least or "Bb-Gone" in message.headers:
-            message = await self._connection.leader_last(self._stream, subject)
+            message = await self._again(lambda: self._connection.leader_last(self._stream, subject))
         if message is not None:
             self.wrote(subject, message.sequence)
         return message
 
     async def at_sequence(self, sequence: int) -> Message | None:
         """One message by its sequence."""
-        message = await self._connection.at_sequence(self._stream, sequence)
+        message = await self._again(lambda: self._connection.at_sequence(self._stream, sequence))
         if message is None and await self._is_replicated():
-            return await self._connection.leader_at_sequence(self._stream, sequence)
+            return await self._again(
+                lambda: self._connection.leader_at_sequence(self._stream, sequence)
+            )
         return message
 
     async def next_after(self, subject: str, sequence: int) -> Message | None:
         """The first message from `sequence` on that a filter selects, as the leader has it."""
+        connection = self._connection
+        read = connection.next_after
         if await self._is_replicated():
-            return await self._connection.leader_next_after(self._stream, subject, sequence)
-        return await self._connection.next_after(self._stream, subject, sequence)
+            read = connection.leader_next_after
+        return await self._again(lambda: read(self._stream, subject, sequence))
 
-    async def _patient(self, read: Read, least: int) -> Message | None:
+    async def last_of_each(self, subject: str, *, before: datetime | None = None) -> list[Message]:
+        """The newest message of every subject that a filter selects, at most 1,024 subjects."""
+        found = await self._again(
+            lambda: self._connection.last_of_each(self._stream, subject, before=before)
+        )
+        return found or []
+
+    async def _patient(self, subject: str, least: int) -> Message | None:
         pause_s = FIRST_PAUSE_S
         deadline = anyio.current_time() + PATIENCE_S
         while True:
-            message = await read()
+            message = await self._again(lambda: self._connection.last(self._stream, subject))
             if message is None or message.sequence >= least:
                 return message
             if anyio.current_time() + pause_s > deadline:
@@ -91,9 +109,38 @@ class FreshReads:
             await anyio.sleep(pause_s)
             pause_s *= 2
 
+    async def _again(self, read: Callable[[], Awaitable[FoundT]]) -> FoundT | None:
+        """Read, again over a lost connection; None also when there is no such stream."""
+        began = anyio.current_time()
+        try:
+            return await read()
+        except UnavailableError as error:
+            lost = error
+        # A broker that restarts is back in less than the time limit, and reading twice is harmless.
+        try:
+            with anyio.fail_after(began + READ_S - anyio.current_time()):
+                while not self._connection.closed:
+                    if isinstance(lost, NoStreamError) and await self._absent():
+                        return None
+                    await anyio.sleep(RETRY_S)
+                    try:
+                        return await read()
+                    except UnavailableError as error:
+                        lost = error
+        except TimeoutError:
+            logger.debug("fresh.read", extra={"error": str(lost)})
+        raise lost
+
+    async def _absent(self) -> bool:
+        # A board that nobody wrote to has no stream; a broker that starts has none yet.
+        try:
+            return await self._connection.stream(self._stream) is None
+        except UnavailableError:
+            return False
+
     async def _is_replicated(self) -> bool:
         if self.replicated is None:
-            info = await self._connection.stream(self._stream)
+            info = await self._again(lambda: self._connection.stream(self._stream))
             if info is not None:
                 self.learn(info)
         return self.replicated is True

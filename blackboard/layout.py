@@ -69,7 +69,7 @@ def streams_of(board: str, limits: Limits) -> list[Stream]:
             name=f"KV_{presence_bucket(board)}",
             subjects=(f"$KV.{presence_bucket(board)}.>",),
             description="one card per running agent",
-            max_bytes=64 * MIB,
+            max_bytes=8 * MIB,
             max_age_s=PRESENCE_S,
             history=1,
             discard="old",

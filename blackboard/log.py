@@ -1,25 +1,18 @@
-"""The typed log of one board: memories go in as writes and come out as memories, checked.
-
-A write carries the sequence it expects and a UUID of its own. When its answer is lost, the log
-looks
-at the first revision behind the expected one: if that carries the UUID, the write succeeded. So a
-caller sees a conflict only when somebody else really was first.
-"""
+"""The typed log of one board: memories go in as writes and come out as memories, checked."""
 
 import logging
 import math
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import TypeVar
 
-import anyio
 from msgspec import Struct
 
 from blackboard.codec import RecordT, decode_record, encode_record
 from blackboard.envelope import EXPECTED, EXPECTED_SUBJECT, Write, is_expired, seal, to_memory
-from blackboard.errors import BlackboardError, ConflictError, InvalidError, UnavailableError
+from blackboard.errors import InvalidError, UnavailableError
+from blackboard.fresh import FreshReads
 from blackboard.jetstream import (
     Connection,
     Follower,
@@ -29,24 +22,14 @@ from blackboard.jetstream import (
     Start,
     follow,
 )
-from blackboard.layout import create_board
 from blackboard.messages import Memory
+from blackboard.room import Room, weight
+from blackboard.sender import Sender
 from blackboard.settings import Limits
 from blackboard.subjects import Ref, check_name, memory_stream, reference_filter, subject_matches
 from blackboard.telemetry import INVALID_MESSAGES, WRITES, Telemetry
 
-FoundT = TypeVar("FoundT")
 logger = logging.getLogger(__name__)
-
-WRITE_S = 10.0
-"""How long a write may take, with the broker away in the middle; then `UnavailableError`."""
-READ_S = 5.0
-"""The same for a read."""
-RETRY_S = 0.05
-
-
-class _UnsureError(UnavailableError):
-    """Trying again cannot make sure whether the write is stored."""
 
 
 class Following:
@@ -107,6 +90,9 @@ class Log:
         self.telemetry = telemetry
         self.limits = limits
         self.stream = memory_stream(board)
+        self.reads = FreshReads(connection, self.stream)
+        self._sender = Sender(connection, board, self.stream, limits, self.reads)
+        self._room = Room(connection, board, self.stream)
 
     # Writing
 
@@ -118,7 +104,11 @@ class Log:
             BoardFullError: The board is full.
             UnavailableError: No answer within 10 s; stored or not.
         """
-        sequence = await self.send([self.outgoing(write)])
+        if write.gone is None:
+            await self._room.take(weight(write))
+        message = self.outgoing(write)
+        sequence = await self.send([message])
+        self.reads.wrote(reference_filter(self.board, write.ref), sequence)
         self.telemetry.count(WRITES)
         return sequence
 
@@ -135,91 +125,17 @@ class Log:
         messages = [*(self.outgoing(write) for write in writes), *records]
         if not messages:
             return []
+        if any(write.gone is None for write in writes):
+            await self._room.take(sum(weight(write) for write in writes))
         first = await self.send(messages) - len(messages) + 1
+        for number, write in enumerate(writes):
+            self.reads.wrote(reference_filter(self.board, write.ref), first + number)
         self.telemetry.count(WRITES, len(writes))
         return [first + number for number in range(len(writes))]
 
     async def send(self, messages: Sequence[Outgoing]) -> int:
-        """Store messages, all or none, and return the sequence of the last.
-
-        Each carries its expected sequence and `Bb-Write`, so an answer that was lost is found out
-        by reading back, and sending again can store nothing twice.
-
-        Raises:
-            ConflictError: One of them moved; nothing was stored.
-            BoardFullError: No room; nothing was stored.
-            UnavailableError: No answer within 10 s; all stored or none.
-        """
-        try:
-            with anyio.fail_after(WRITE_S):
-                return await self._sent(messages)
-        except TimeoutError as error:
-            raise UnavailableError(
-                f"the broker did not answer within {WRITE_S:g} s, so this write is stored or not; "
-                "the client reconnects by itself, try again"
-            ) from error
-
-    async def _sent(self, messages: Sequence[Outgoing]) -> int:
-        unsure = False
-        conflict: ConflictError | None = None
-        while True:
-            try:
-                if unsure and (sequence := await self._own(messages[0])):
-                    return sequence + len(messages) - 1
-                if conflict is not None:
-                    raise await self._verdict(messages[0], conflict)
-                return await self._publish(messages)
-            except ConflictError as error:
-                if not unsure or conflict is not None:
-                    raise
-                conflict = error
-            except _UnsureError:
-                raise
-            except UnavailableError as error:
-                unsure = True
-                if self.connection.closed:
-                    raise
-                if isinstance(error, NoStreamError):
-                    await self._missing(error)
-                else:
-                    await anyio.sleep(RETRY_S)
-
-    async def _publish(self, messages: Sequence[Outgoing]) -> int:
-        if len(messages) == 1:
-            return await self.connection.publish(messages[0])
-        return await self.connection.publish_batch(messages)
-
-    async def _own(self, message: Outgoing) -> int | None:
-        # A write that expects a sequence can only lie right behind it.
-        subject = message.headers.get(EXPECTED_SUBJECT, message.subject)
-        after = int(message.headers[EXPECTED])
-        found = await self.connection.next_after(self.stream, subject, after + 1)
-        if found is not None and found.headers.get("Bb-Write") == message.headers["Bb-Write"]:
-            return found.sequence
-        return None
-
-    async def _verdict(self, message: Outgoing, conflict: ConflictError) -> BlackboardError:
-        """The conflict, unless our own revision may have been there and been overrun since."""
-        first = await self.connection.next_after(self.stream, message.subject, 1)
-        if first is None or first.sequence <= int(message.headers[EXPECTED]):
-            return conflict
-        info = await self.connection.stream(self.stream, subjects=message.subject)
-        kept = 0 if info is None else int(info.config.get("max_msgs_per_subject", -1))
-        if info is None or kept < 1 or info.state.subjects.get(message.subject, 0) < kept:
-            return conflict
-        return _UnsureError(
-            f"the answer to a write on {message.subject!r} was lost, and so many revisions were "
-            "stored since that nobody can tell whether it is among them; read again, decide again"
-        )
-
-    async def _missing(self, error: NoStreamError) -> None:
-        # Either the board was never made, or the broker has just started and serves none yet.
-        await anyio.sleep(0.05)
-        try:
-            if await self.connection.stream(self.stream) is None:
-                await create_board(self.connection, self.board, self.limits)
-        except UnavailableError:
-            logger.debug("log.waiting", extra={"error": str(error)})
+        """Store messages, all or none, and return the sequence of the last; see `Sender.send`."""
+        return await self._sender.send(messages)
 
     def outgoing(self, write: Write) -> Outgoing:
         """The message of a write, with the trace it belongs to."""
@@ -265,7 +181,7 @@ class Log:
         A record that cannot be read, or that names another author than its subject does, counts as
         absent, but its sequence holds.
         """
-        message = await self._read(lambda: self.connection.last(self.stream, subject))
+        message = await self.reads.last(subject)
         if message is None:
             return None, 0
         author = message.subject.split(".")[3]
@@ -286,18 +202,45 @@ class Log:
             UnavailableError: No answer in time.
         """
         subject = reference_filter(self.board, ref)
-        message = await self._read(lambda: self.connection.last(self.stream, subject))
-        return None if message is None else self.check(message, subject)
+        message = await self.reads.last(subject, ref.written or 0)
+        if message is None:
+            return None
+        try:
+            return self.check(message, subject)
+        except InvalidError:
+            self.telemetry.count(INVALID_MESSAGES)
+            return await self._newest_honest(subject)
+
+    async def _newest_honest(self, subject: str) -> Memory | None:
+        """What lies newest below a message that is no honest memory.
+
+        Only shared state can be covered so, for others may write it: one message per agent and
+        label is looked at.
+        """
+        honest: Memory | None = None
+        for message in await self.reads.last_of_each(subject):
+            try:
+                memory = self.check(message, subject)
+            except InvalidError:
+                continue
+            if honest is None or memory.revision > honest.revision:
+                honest = memory
+        return honest
+
+    async def tip(self, ref: Ref) -> int:
+        """The sequence that a write of a memory must expect, whatever lies there; 0 when absent."""
+        message = await self.reads.last(reference_filter(self.board, ref))
+        return 0 if message is None else message.sequence
 
     async def last_under(self, ref: Ref, access: str) -> int:
         """The sequence of a memory's last revision under one label; 0 when there is none."""
         subject = reference_filter(self.board, ref, access=access)
-        message = await self._read(lambda: self.connection.last(self.stream, subject))
+        message = await self.reads.last(subject)
         return 0 if message is None else message.sequence
 
     async def at_sequence(self, sequence: int, ref: Ref) -> Memory | None:
         """Read one revision of a memory; None when that sequence is not (any more) one of it."""
-        message = await self._read(lambda: self.connection.at_sequence(self.stream, sequence))
+        message = await self.reads.at_sequence(sequence)
         subject = reference_filter(self.board, ref)
         if message is None or not subject_matches(subject, message.subject):
             return None
@@ -306,47 +249,15 @@ class Log:
     async def next_after(self, sequence: int, ref: Ref) -> Memory | None:
         """Read the first revision of a memory from `sequence` on."""
         subject = reference_filter(self.board, ref)
-        message = await self._read(
-            lambda: self.connection.next_after(self.stream, subject, sequence)
-        )
+        message = await self.reads.next_after(subject, sequence)
         return None if message is None else self.check(message, subject)
 
     async def before(self, time: datetime, ref: Ref) -> Memory | None:
         """Read the newest revision stored before a time (exclusive)."""
         subject = reference_filter(self.board, ref)
-        found = await self._read(
-            lambda: self.connection.last_of_each(self.stream, subject, before=time)
-        )
-        newest = max(found or [], key=lambda message: message.sequence, default=None)
+        found = await self.reads.last_of_each(subject, before=time)
+        newest = max(found, key=lambda message: message.sequence, default=None)
         return None if newest is None else self.check(newest, subject)
-
-    async def _read(self, read: Callable[[], Awaitable[FoundT]]) -> FoundT | None:
-        began = anyio.current_time()
-        try:
-            return await read()
-        except UnavailableError as error:
-            lost = error
-        # A broker that restarts is back in less than the time limit, and reading twice is harmless.
-        try:
-            with anyio.fail_after(began + READ_S - anyio.current_time()):
-                while not self.connection.closed:
-                    if isinstance(lost, NoStreamError) and await self._absent():
-                        return None
-                    await anyio.sleep(RETRY_S)
-                    try:
-                        return await read()
-                    except UnavailableError as error:
-                        lost = error
-        except TimeoutError:
-            logger.debug("log.read", extra={"error": str(lost)})
-        raise lost
-
-    async def _absent(self) -> bool:
-        # A board that nobody wrote to has no stream; a broker that starts has none yet.
-        try:
-            return await self.connection.stream(self.stream) is None
-        except UnavailableError:
-            return False
 
     def check(self, message: Message, subject: str) -> Memory:
         """Turn a message got directly into a memory.

@@ -4,7 +4,7 @@ It is filled with the newest revision of each memory and then follows the board,
 What ends by its own time is filtered at every read, because nobody is told when a memory expires.
 """
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, ItemsView, Iterator, Mapping, ValuesView
 from contextlib import asynccontextmanager
 
 import anyio
@@ -58,12 +58,23 @@ class View(Mapping[Ref, Memory]):
         return memory
 
     def __iter__(self) -> Iterator[Ref]:
+        return iter(self._live())
+
+    def items(self) -> ItemsView[Ref, Memory]:
+        """References and memories as they are now; what expires meanwhile stays in the answer."""
+        return self._live().items()
+
+    def values(self) -> ValuesView[Memory]:
+        """The memories as they are now."""
+        return self._live().values()
+
+    def _live(self) -> dict[Ref, Memory]:
         self.reads += 1
         self.check()
-        return iter([ref for ref, memory in self._memories.items() if not is_expired(memory)])
+        return {ref: memory for ref, memory in self._memories.items() if not is_expired(memory)}
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._live())
 
     def begin(self) -> None:
         """What was taken in so far is where the view begins, no change to wait for."""

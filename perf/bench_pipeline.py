@@ -4,7 +4,8 @@
 
 One at a time: put an input, wait until a watcher has the output. Many: inputs in a batch, until all
 outputs are there, 32 at once. Raw is nats-py with a pull consumer, a publish and an acknowledgement
-(it may do an input twice; a handler's outputs and the record of its input are one transaction).
+(it may do an input twice; a handler's outputs and the record of its input are one transaction);
+"raw, careful" does the requests that such a transaction needs: two reads and an atomic batch of two.
 """
 
 import argparse
@@ -41,6 +42,9 @@ async def one_at_a_time(bench: Bench, board: Blackboard, raw: Raw) -> None:
     live = await raw.js.subscribe(
         "raw.out.one.>", ordered_consumer=True, deliver_policy=DeliverPolicy.NEW
     )
+    careful = await raw.js.subscribe(
+        "raw.out.careful.>", ordered_consumer=True, deliver_policy=DeliverPolicy.NEW
+    )
     async with board.watch("out.one") as memories:
 
         async def ours(_: int) -> None:
@@ -51,7 +55,11 @@ async def one_at_a_time(bench: Bench, board: Blackboard, raw: Raw) -> None:
             await raw.publish(f"raw.in.one.{uuid.uuid4().hex}", body)
             await next_raw(live, 1)
 
-        cases = [Case("raw", plain), Case("handler", ours)]
+        async def with_care(_: int) -> None:
+            await raw.publish(f"raw.in.careful.{uuid.uuid4().hex}", body)
+            await next_raw(careful, 2)
+
+        cases = [Case("raw", plain), Case("raw, careful", with_care), Case("handler", ours)]
         await bench.compare("one input at a time", cases)
     await live.unsubscribe()
 

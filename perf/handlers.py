@@ -1,7 +1,8 @@
 """A process that turns inputs into outputs, for `bench_pipeline`: an agent, and nats-py by itself.
 
-The raw loop pulls from a durable consumer, publishes the output and acknowledges. Between publish
-and acknowledgement it can crash and do it again: it promises less than the agent's transaction.
+The raw loops pull from a durable consumer, publish the output and acknowledge. Between publish and
+acknowledgement they can crash and do it again. The careful one does as many requests as the agent's
+transaction needs: two reads, then output and a record in one atomic batch.
 """
 
 import anyio
@@ -10,7 +11,7 @@ from nats.aio.msg import Msg
 
 from blackboard import Agent, Blackboard, Memory
 from perf.processes import options, say, words
-from perf.raw import Raw, raw_client
+from perf.raw import STREAM, Raw, raw_client
 
 SLOTS = 32
 agent = Agent("echo")
@@ -27,7 +28,12 @@ async def many(memory: Memory, _board: Blackboard) -> object:
 
 
 async def answer(raw: Raw, msg: Msg, target: str) -> None:
-    await raw.publish(f"raw.out.{target}.{msg.subject.rpartition('.')[2]}", msg.data)
+    if target == "careful":
+        await raw.get(STREAM, msg.subject)
+        await raw.get(STREAM, msg.subject)
+        await raw.batch("raw.out.careful", [msg.data, b"{}"])
+    else:
+        await raw.publish(f"raw.out.{target}.{msg.subject.rpartition('.')[2]}", msg.data)
     await msg.ack()
 
 
@@ -52,7 +58,7 @@ async def main() -> None:
         agent.running(board),
         anyio.create_task_group() as group,
     ):
-        for name, slots in (("one", 1), ("many", SLOTS)):
+        for name, slots in (("one", 1), ("careful", 1), ("many", SLOTS)):
 
             async def run(
                 name: str = name, slots: int = slots, *, task_status: anyio.abc.TaskStatus[None]

@@ -23,6 +23,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blac
 NODE_AT_LEAST = 20
 UNREACHABLE = ("EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ENETUNREACH", "ENOTFOUND", "ETIMEDOUT")
 ANSWER_S = 15.0
+LANGUAGES = ("python", "javascript")
 
 
 class Foreign:
@@ -91,6 +92,11 @@ async def run(command: list[str], url: str, board: str, agent: str) -> AsyncGene
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+
+
+def command(language: str, name: str, directory: Path) -> list[str]:
+    """The start of the command that runs a file in `foreign/`; `directory` is for its packages."""
+    return python_command(name) if language == "python" else node_command(name, directory)
 
 
 def python_command(name: str) -> list[str]:

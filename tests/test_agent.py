@@ -15,7 +15,7 @@ from blackboard.runtime.loading import load_agent
 from blackboard.runtime.process import parse_start
 from tests.replicas import PROGRAMS, Replica, replicas
 from tests.servers import Server
-from tests.test_handlers import everything, settled
+from tests.settling import everything, settled
 from tests.waiting import wait_until
 
 

@@ -11,7 +11,7 @@ from blackboard.jetstream import pull
 from blackboard.messages import MAX_HOPS
 from blackboard.runtime.dead import list_dead, retry_dead
 from blackboard.runtime.intake import LONGEST_PAUSE_S, pause
-from tests.test_handlers import everything, settled
+from tests.settling import everything, settled
 from tests.waiting import wait_until
 
 

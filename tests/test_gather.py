@@ -13,7 +13,7 @@ from blackboard import Agent, Blackboard, Memory
 from blackboard.telemetry import GROUPLESS
 from tests.replicas import replicas
 from tests.servers import Server
-from tests.test_handlers import everything, settled
+from tests.settling import everything, settled
 from tests.waiting import wait_until
 
 GROUPS = 1000

@@ -1,8 +1,6 @@
 """Handlers are transactions: each input's outputs are on the board once, all of one run."""
 
-from collections import defaultdict
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,28 +8,11 @@ import msgspec
 import pytest
 
 from blackboard import Agent, Blackboard, Memory, Ref
-from blackboard.errors import InvalidError, NoAnswerError, UnavailableError
+from blackboard.errors import InvalidError, NoAnswerError
 from blackboard.jetstream import Outgoing
 from blackboard.telemetry import ANSWERS_DROPPED, INVALID_MESSAGES
-from tests.replicas import replicas
-from tests.servers import Server
+from tests.settling import everything, settled
 from tests.waiting import wait_until
-
-
-async def everything(board: Blackboard, pattern: str) -> list[Memory]:
-    """All revisions and tombstones, in order."""
-    async with board.replay(pattern) as memories:
-        return [memory async for memory in memories]
-
-
-async def settled(board: Blackboard, consumer: str) -> None:
-    """Wait until a handler has nothing left to do."""
-
-    async def idle() -> bool:
-        answer = await board.log.connection.api(f"CONSUMER.INFO.{board.log.stream}.{consumer}")
-        return b'"num_pending":0' in answer and b'"num_ack_pending":0' in answer
-
-    await wait_until(idle, f"{consumer} has nothing left", timeout=20)
 
 
 async def test_what_a_handler_returns_and_puts_is_stored_with_its_input_as_source(
@@ -317,70 +298,6 @@ async def test_none_leaves_a_request_to_others(board: Blackboard) -> None:
         assert (await board.ask("questions", "simple", timeout=5)).content == "easy"
         with pytest.raises(NoAnswerError):
             await board.ask("questions", "hard", timeout=0.3)
-
-
-async def test_a_killed_agent_leaves_every_input_with_its_three_outputs_of_one_run(
-    server: Server, board: Blackboard, tmp_path: Path
-) -> None:
-    with replicas(server.url, tmp_path) as start:
-        workers = [start("tripler"), start("tripler")]
-        for worker in workers:
-            await worker.until("agent.running")
-        await board.put_many("in.x", [f"item-{n}" for n in range(100)])
-        for stored in (30, 120, 210):
-            await wait_until(
-                lambda stored=stored: _stored(board, stored), f"{stored} outputs", timeout=20
-            )
-            victim = workers.pop(0)
-            assert victim.running
-            victim.kill()
-            workers.append(start("tripler"))
-        await settled(board, "tripler--triple")
-
-    calls: defaultdict[str, set[str]] = defaultdict(set)
-    outputs = await everything(board, "out.>")
-    for memory in outputs:
-        calls[memory.content["input"]].add(memory.content["call"])
-    assert len(outputs) == 300
-    assert len(calls) == 100
-    assert all(len(of_input) == 1 for of_input in calls.values())
-    assert all(memory.gone is None for memory in outputs)
-
-
-async def _stored(board: Blackboard, count: int) -> bool:
-    info = await board.log.connection.stream(board.log.stream, subjects="mem.main.*.*.out.>")
-    return info is not None and sum(info.state.subjects.values()) >= count
-
-
-async def test_killing_the_broker_under_load_loses_nothing_and_doubles_nothing(
-    server: Server, board: Blackboard
-) -> None:
-    agent = Agent("copier")
-
-    @agent.on("in", to="out", concurrency=8, ack_wait=2.0)
-    async def copy(item: Memory, _: Blackboard) -> int:
-        return item.content
-
-    async with agent.running(board):
-        await board.put_many("in", list(range(400)))
-        for stored in (50, 150, 250):
-            await wait_until(
-                lambda stored=stored: _stored_calmly(board, stored), f"{stored} outputs", timeout=20
-            )
-            server.kill()
-            server.start()
-        await wait_until(lambda: _stored_calmly(board, 400), "all outputs", timeout=30)
-
-    outputs = await everything(board, "out")
-    assert sorted(memory.content for memory in outputs) == list(range(400))
-
-
-async def _stored_calmly(board: Blackboard, count: int) -> bool:
-    try:
-        info = await board.log.connection.stream(board.log.stream, subjects="mem.main.*.*.out.>")
-    except UnavailableError:
-        return False
-    return info is not None and sum(info.state.subjects.values()) >= count
 
 
 async def test_the_trace_goes_through_a_handler(board: Blackboard) -> None:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from blackboard import Blackboard
-from blackboard.errors import InvalidError, NotFoundError
+from blackboard.errors import GoneError, InvalidError, NotFoundError
 from blackboard.jetstream import Outgoing
 from blackboard.subjects import Ref
 from blackboard.telemetry import INVALID_MESSAGES
@@ -52,7 +52,7 @@ async def test_what_is_no_honest_memory_is_skipped_and_counted(
 
         assert (await anext(live)).ref == honest
     assert board.telemetry.counters[INVALID_MESSAGES.name] >= 1
-    with pytest.raises(InvalidError):
+    with pytest.raises(NotFoundError):
         await board.get(Ref("*", "t", "k"))
     async with board.view("t") as view:
         assert list(view) == [honest]
@@ -118,3 +118,23 @@ async def test_a_forged_record_of_a_lease_stops_nobody(board: Blackboard) -> Non
     again = await board.once("probe", 1, lambda: 2)
 
     assert again.content == 2
+
+
+async def test_a_dishonest_message_above_shared_state_hides_and_blocks_nothing(
+    board: Blackboard,
+) -> None:
+    ref = await board.put("t", "honest", key="k")
+    await _plant(board, "t", b"garbage", GOOD)
+
+    assert (await board.get(ref)).content == "honest"
+    await board.put("t", "put again", key="k")
+    await _plant(board, "t", b'{"content": "forged"}', {"Bb-Agent": "alice"})
+    updated = await board.update(ref, lambda memory: f"{memory and memory.content}, updated")
+    assert updated.content == "put again, updated"
+    await _plant(board, "t", b"", {})
+    seen = await board.get(ref)
+    await board.revise(ref, "revised", expected=seen.revision)
+    await _plant(board, "t", b"", {})
+    await board.retire(ref)
+    with pytest.raises(GoneError):
+        await board.get(ref)

@@ -1,15 +1,16 @@
 """`schemas/` says what the code does: schemas, examples and vectors, each held against it."""
 
+import ast
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
-import anyio
 import jsonschema
 import msgspec
 import pytest
@@ -23,6 +24,7 @@ from blackboard.jetstream import Message, Start, follow
 from blackboard.messages import decode, encode
 from blackboard.schemas import REFERENCE, TYPES, schema_of, write
 from blackboard.subjects import BB_NAMESPACE, Pattern, Ref, derived_id, subject_matches
+from tests.foreign_agents import FOREIGN, LANGUAGES, command
 from tests.waiting import wait_until
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
@@ -30,9 +32,8 @@ EXAMPLES = sorted((SCHEMAS / "examples").glob("*/*.json"))
 ID = "0199d3c6a1b27c3e8f4a5b6c7d8e9f01"
 
 
-def fits(name: str, value: object) -> bool:
-    validator = jsonschema.Draft202012Validator(schema_of(name))
-    return cast("bool", validator.is_valid(value))  # pyright: ignore[reportUnknownMemberType]
+def fits(name: str, value: Any) -> bool:
+    return jsonschema.Draft202012Validator(schema_of(name)).is_valid(value)  # pyright: ignore[reportUnknownMemberType]
 
 
 def take(name: str, body: bytes) -> None:
@@ -58,10 +59,11 @@ def vectors(name: str) -> dict[str, Any]:
     return json.loads((SCHEMAS / "vectors" / f"{name}.json").read_text())
 
 
-def each(name: str) -> Iterator[Any]:
-    for vector in vectors(name)["vectors"]:
-        what = vector.get("what") or vector.get("text") or vector.get("json") or vector["pattern"]
-        yield pytest.param(vector, id=str(what)[:40])
+def each(name: str) -> list[Any]:
+    return [
+        pytest.param(vector, id=f"{name}-{number}")
+        for number, vector in enumerate(vectors(name)["vectors"])
+    ]
 
 
 def test_the_schemas_are_what_the_code_says() -> None:
@@ -85,11 +87,16 @@ def test_drift_is_noticed(tmp_path: Path) -> None:
     assert write(copy, check=True) == []
 
 
-@pytest.mark.parametrize("change", [lambda path: path.write_text("{}"), lambda path: path.unlink()])
-def test_an_example_that_was_changed_or_removed_is_noticed(tmp_path: Path, change: Any) -> None:
+@pytest.mark.parametrize("changed", ["{}", None])
+def test_an_example_that_was_changed_or_removed_is_noticed(
+    tmp_path: Path, changed: str | None
+) -> None:
     copy = tmp_path / "schemas"
     shutil.copytree(SCHEMAS, copy)
-    change(copy / "examples" / "lease" / "valid-held.json")
+    known = copy / "examples" / "lease" / "valid-held.json"
+    known.unlink()
+    if changed is not None:
+        known.write_text(changed)
 
     for check in (True, False):
         (problem,) = write(copy, check=check)
@@ -155,7 +162,7 @@ def test_canonical_json_is_that_of_its_vector(vector: dict[str, str]) -> None:
     assert hashlib.sha256(form).hexdigest() == vector["sha256"]
 
 
-@pytest.mark.parametrize("text", vectors("canonical")["refused"])
+@pytest.mark.parametrize("text", vectors("canonical")["refused"], ids=repr)
 def test_what_has_no_canonical_json_is_refused(text: str) -> None:
     with pytest.raises(InvalidError):
         canonical(decode_content(text.encode()))
@@ -182,7 +189,7 @@ def test_a_pattern_selects_as_its_vector_says(vector: dict[str, Any]) -> None:
     assert subject_matches(vector["filter"], subject) == vector["matches"]
 
 
-@pytest.mark.parametrize("text", vectors("patterns")["refused"])
+@pytest.mark.parametrize("text", vectors("patterns")["refused"], ids=repr)
 def test_what_is_no_pattern_is_refused(text: str) -> None:
     with pytest.raises(InvalidError):
         Pattern.parse(text)
@@ -224,13 +231,16 @@ async def test_the_key_of_a_memory_under_a_label_needs_no_access(board: Blackboa
         await board.once("summary", both, lambda: 1)
 
 
+_SHARED: dict[str, Any] = {"access": "shared"}
+
+
 def _inputs(value: Any) -> Any:
     if isinstance(value, list):
         return [_inputs(item) for item in cast("list[Any]", value)]
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if "$memory" in fields:
-            return Memory(**{"access": "shared", **fields["$memory"]})
+            return Memory(**(_SHARED | fields["$memory"]))
         return {name: _inputs(item) for name, item in fields.items()}
     return value
 
@@ -286,8 +296,7 @@ async def _write_everything(board: Blackboard) -> None:
     await board.retire(plan, reason="not 100 % right, äh")
     await board.reclassify(ref, "pii")
     await board.once("work", [1], lambda: 1, topic="uses")
-    with anyio.move_on_after(5):
-        await board.get(await board.put("large", "x" * 300_000))
+    await board.get(await board.put("large", "x" * 300_000))
     for stream in ("AUDIT_main", "SPANS_main"):
         await wait_until(lambda stream=stream: _filled(board, stream), f"{stream} is written")
 
@@ -324,4 +333,43 @@ def test_the_schemas_tell_what_every_field_is_for() -> None:
         field.encode_name for field in msgspec.structs.fields(TYPES["memory"])
     }
     untold = {name for name, said in properties.items() if "description" not in said}
-    assert untold <= {"blob", "cost"}
+    assert untold <= {"blob", "cost", "tags"}  # their types say it
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_foreign_agent_agrees_with_every_vector(language: str, tmp_path: Path) -> None:
+    check = [*command(language, "vectors", tmp_path), str(SCHEMAS)]
+
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_foreign_agent_notices_a_vector_it_disagrees_with(language: str, tmp_path: Path) -> None:
+    vectors = tmp_path / "schemas" / "vectors"
+    vectors.mkdir(parents=True)
+    for path in (SCHEMAS / "vectors").glob("*.json"):
+        text = path.read_text()
+        (vectors / path.name).write_text(text.replace('"matches": true', '"matches": false', 1))
+    check = [*command(language, "vectors", tmp_path), str(vectors.parent)]
+
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stdout.startswith("patterns: ")
+
+
+def test_the_foreign_python_agent_imports_nothing_of_the_library() -> None:
+    allowed = {"nats", "rfc8785", *(path.stem for path in FOREIGN.glob("*.py"))}
+    allowed |= sys.stdlib_module_names
+    for path in FOREIGN.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import(names=names):
+                    roots = {name.name.split(".")[0] for name in names}
+                case ast.ImportFrom(module=str(module)):
+                    roots = {module.split(".")[0]}
+                case _:
+                    continue
+            assert roots <= allowed, f"{path.name} imports {roots - allowed}"

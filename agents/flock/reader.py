@@ -17,7 +17,6 @@ from team import QUESTION, RECEIPT, SECTION, SUMMARY, TEAM, agent as declare
 from blackboard import Blackboard, Memory, Ref
 from blackboard.errors import GoneError, NotFoundError, TerminalError
 
-DOCUMENTS = 10
 MAX_SECTIONS = 900
 """What a handler puts commits as one batch, which holds 1,000 messages."""
 
@@ -29,7 +28,7 @@ async def read(question: Memory, board: Blackboard) -> dict[str, int]:
     """Put the sections of the best documents and say how many there were."""
     asked = cast("dict[str, Any]", question.content)
     text, folder = str(asked["question"]), Path(str(asked["folder"]))
-    sections = await anyio.to_thread.run_sync(_sections, text, folder)
+    sections = await anyio.to_thread.run_sync(_sections, text, folder, int(asked["documents"]))
     kept = sections[:MAX_SECTIONS]
     outline = Outline(text, tuple(_entry(section) for section in kept), len(sections) - len(kept))
     before = await _outline(board)
@@ -51,14 +50,14 @@ async def read(question: Memory, board: Blackboard) -> dict[str, int]:
     }
 
 
-def _sections(question: str, folder: Path) -> list[Section]:
+def _sections(question: str, folder: Path, documents: int) -> list[Section]:
     files = {file.stem: file for file in folder.iterdir() if file.is_file()}
     if not files:
         raise TerminalError(f"no documents in {str(folder)!r}")
     texts = {name: file.read_text("utf-8") for name, file in files.items()}
     return [
         section
-        for name in best(question, texts, DOCUMENTS)
+        for name in best(question, texts, documents)
         for section in split(name, texts[name], source=files[name].suffix in {".py", ".pyi"})
     ]
 

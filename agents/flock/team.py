@@ -9,7 +9,6 @@ import os
 from leash import follow
 
 from blackboard import Agent
-from blackboard.errors import SettingsError
 from blackboard.subjects import check_name
 
 VERSION = "1"
@@ -23,13 +22,13 @@ def setting(name: str) -> str | None:
 def _team() -> str:
     team = setting("FLOCK_TEAM")
     if team is None:
-        raise SettingsError("set FLOCK_TEAM to the team this agent works for, such as 'exceptions'")
+        raise SystemExit("error: set FLOCK_TEAM to the team this agent is for, like 'exceptions'")
     return check_name("FLOCK_TEAM", team)
 
 
 TEAM = _team()
 QUESTION = f"docs.question.{TEAM}"
-"""What the team is asked: {"question", "folder"}."""
+"""What the team is asked: {"question", "folder", "documents"}, the last how many it reads."""
 RECEIPT = f"docs.read.{TEAM}"
 """What the reader did about it: {"put", "kept", "retired", "left_out"}."""
 SECTION = f"docs.section.{TEAM}"

@@ -35,7 +35,7 @@ async def up(
         raise SettingsError("`up` runs a broker of its own; leave --url out, or give --data")
     settings = place.settings()
     if settings.url is not None:
-        warn(f"BLACKBOARD_URL is set: other commands go to {settings.url}, not to this stack")
+        warn("BLACKBOARD_URL is set, so other commands go there and not to this stack")
     settings = msgspec.structs.replace(settings, url=None)
     async with background() as group:
         group.start_soon(_end_on_signal, group.cancel_scope)

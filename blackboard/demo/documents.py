@@ -126,14 +126,18 @@ def load(paths: Sequence[Path]) -> Library:
             )
         found.append(Document(names.take(str(label.with_suffix(""))), _suffix(file), text))
     if not found:
-        reasons = f" ({'; '.join(passed_over[:3])})" if passed_over else ""
-        raise SettingsError(
-            f"nothing to read in {', '.join(repr(str(path)) for path in paths)}{reasons}; "
-            "name text files, or folders with some"
-        )
+        raise _nothing(paths, passed_over)
     found.sort(key=lambda document: document.name)
     return Library(
         ", ".join(path.name or str(path) for path in paths), tuple(found), tuple(passed_over)
+    )
+
+
+def _nothing(paths: Sequence[Path], passed_over: Sequence[str]) -> SettingsError:
+    reasons = f" ({'; '.join(passed_over[:3])})" if passed_over else ""
+    return SettingsError(
+        f"nothing to read in {', '.join(repr(str(path)) for path in paths)}{reasons}; "
+        "name text files, or folders with some"
     )
 
 

@@ -9,7 +9,7 @@ from blackboard.demo.documents import Document
 MARK = "(changed by the demo)"
 _LEAST_WORDS = 4
 _RULE = re.compile(r"\s*([^\w\s])\1{2,}\s*\Z")
-_CODE = re.compile(r"[][(){}=]")
+_CODE = re.compile(r'[][(){}=*"]')
 _NO_PROSE = re.compile(r"\s*(#|@|```|~~~|(async\s+)?def\s|class\s|import\s|from\s)")
 
 

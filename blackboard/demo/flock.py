@@ -20,6 +20,7 @@ from blackboard.demo.programs import ROLES, Program, ProgramError, Pulse, Troupe
 from blackboard.demo.report import Figures
 from blackboard.demo.screen import Screen
 from blackboard.demo.stage import NAME, Stage
+from blackboard.demo.teams import DOCUMENTS_READ
 from blackboard.demo.traffic import connections, moved, newest
 from blackboard.errors import BlackboardError, ModelBusyError, ModelRefusedError
 from blackboard.messages import Memory
@@ -91,9 +92,26 @@ class Flock:
     matrix: Matrix
     calls: Calls
     pulse: Pulse
-    settings: Mapping[str, Mapping[str, str]]
+    pace_s: float
     first_connection: int
     events: list[Memory] = field(default_factory=list[Memory])
+
+    async def start(self) -> None:
+        """Start the programs and wait until they are there."""
+        for board in {team.board.name: team.board for team in self.teams.values()}.values():
+            self.troupe.tasks.start_soon(self.hear, board)
+        for team in self.teams:
+            for role in ROLES:
+                await self._start(team, role)
+        await self.until_present()
+
+    async def _start(self, name: str, role: str) -> Program:
+        settings = {
+            "BLACKBOARD_BOARD": self.teams[name].board.name,
+            "FLOCK_DOOR": str(self.calls.file),
+            "FLOCK_PACE": str(self.pace_s),
+        }
+        return await self.troupe.start(name, role, settings)
 
     async def until_present(self) -> None:
         """Wait until every program has shown its card, so that the run is not a race of starts.
@@ -119,7 +137,11 @@ class Flock:
     async def ask(self, folder: Path) -> None:
         """Ask every team its question about the documents in a folder."""
         for name, team in self.teams.items():
-            content = {"question": self.stage.questions[name], "folder": str(folder)}
+            content = {
+                "question": self.stage.questions[name],
+                "folder": str(folder),
+                "documents": DOCUMENTS_READ,
+            }
             ref = await team.board.put(
                 f"docs.question.{name}", content, key="question", kind="question", session=name
             )
@@ -177,7 +199,7 @@ class Flock:
     async def replace(self, program: Program) -> Program:
         """Start another process in the place of one that is gone."""
         team, role = program.name.rsplit("-", 1)
-        return await self.troupe.start(team, role, self.settings[team])
+        return await self._start(team, role)
 
     def reports(self) -> dict[str, str]:
         """The newest report of each team."""
@@ -256,12 +278,7 @@ class Flock:
 
 @asynccontextmanager
 async def flock(
-    stage: Stage,
-    screen: Screen,
-    name: str,
-    boards: Mapping[str, str],
-    *,
-    pace_s: float = 0.0,
+    stage: Stage, screen: Screen, name: str, boards: Mapping[str, str], *, pace_s: float = 0.0
 ) -> AsyncGenerator[Flock]:
     """Start the flock: a reader, a summarizer and a merger for each team, bound to its board.
 
@@ -278,35 +295,24 @@ async def flock(
         StalledError: The programs did not report in within the limit.
         ProgramError: One of them ended.
     """
-    folder = stage.documents.parent / name
-    calls, pulse = Calls(folder / "calls.jsonl"), Pulse()
-    settings = {
-        team: {"BLACKBOARD_BOARD": board, "FLOCK_DOOR": str(calls.file), "FLOCK_PACE": str(pace_s)}
-        for team, board in boards.items()
-    }
+    folder, pulse = stage.documents.parent / name, Pulse()
     async with AsyncExitStack() as stack:
         opened = {
             board: await stack.enter_async_context(stage.open(board))
             for board in sorted(set(boards.values()))
         }
         found = await connections(stage.monitor)
-        held = await stack.enter_async_context(troupe(folder, stage.environment, pulse))
         run = Flock(
             name=name,
             stage=stage,
             screen=screen,
             teams={team: Team(opened[board]) for team, board in boards.items()},
-            troupe=held,
+            troupe=await stack.enter_async_context(troupe(folder, stage.environment, pulse)),
             matrix=Matrix.of(boards),
-            calls=calls,
+            calls=Calls(folder / "calls.jsonl"),
             pulse=pulse,
-            settings=settings,
+            pace_s=pace_s,
             first_connection=newest(found),
         )
-        for board in opened.values():
-            held.tasks.start_soon(run.hear, board)
-        for team in boards:
-            for role in ROLES:
-                await held.start(team, role, settings[team])
-        await run.until_present()
+        await run.start()
         yield run

@@ -55,19 +55,19 @@ async def demo(
     library = load_documents([Path(path) for path in paths])
     questions = GENERAL_QUESTIONS if paths else PYTHON_QUESTIONS
     screen = Screen(as_json=as_json)
+    used = settings or load_settings()
     code, failure = INTERRUPTED, None
     async with anyio.create_task_group() as group:
         group.start_soon(_obey_signals, group.cancel_scope)
         try:
-            async with set_up(library, questions, settings or load_settings(), keep) as stage:
-                _introduce(stage, screen)
+            async with set_up(library, questions, used, keep) as stage:
                 code = await _play(stage, screen, chosen, as_json=as_json, keep=keep)
         except BlackboardError as error:
             failure = error  # raised below, where the task group does not wrap it
-            if isinstance(error, ProgramError) and error.said:
-                print(error.said, file=sys.stderr)  # noqa: T201 - more than the one line of an error
         group.cancel_scope.cancel()
     if failure is not None:
+        if isinstance(failure, ProgramError) and failure.said:
+            print(failure.said, file=sys.stderr)  # noqa: T201 - more than the one line of an error
         raise failure
     return code
 
@@ -101,6 +101,7 @@ def _introduce(stage: Stage, screen: Screen) -> None:
 async def _play(
     stage: Stage, screen: Screen, chosen: Sequence[Act], *, as_json: bool, keep: Path | None
 ) -> int:
+    _introduce(stage, screen)
     results, played = Results(), Played()
     for act in chosen:
         match act:
@@ -120,7 +121,7 @@ async def _play(
     screen.say(_verdict(played, identical, has_endpoint=stage.has_endpoint))
     broken = faults(results, reports_identical=identical, exact=not stage.has_endpoint)
     for fault in broken:
-        screen.say(f"BROKEN: {fault}")
+        print(f"promise broken: {fault}", file=sys.stderr)  # noqa: T201 - seen with --json too
     if played.example is not None:
         await show_example(played.example, stage, screen, keep)
     if as_json:

@@ -260,7 +260,7 @@ def _parse(msg: Msg) -> tuple[Message, int, str]:
         msg.data,
         int(tokens[5]),
         from_nanoseconds(int(tokens[7])),
-        int(tokens[4]),
+        0,  # which delivery it is means something in handlers only
         int(tokens[8]),
     )
     return message, int(tokens[6]), tokens[3]

@@ -1,4 +1,7 @@
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from blackboard import Blackboard
 from tests.commands import (
@@ -71,3 +74,18 @@ def test_the_doctor_says_when_there_is_no_board(cli: CommandLine):
 
     assert done.code == 1
     assert "fail    board: no board 'mian' on this broker; there is: main" in done.out
+
+
+def test_the_doctor_sees_rights_and_tells_no_secret(
+    start_server: Callable[..., Server], capsys: pytest.CaptureFixture[str]
+):
+    rights = 'permissions: { publish: ">", subscribe: ">" }'
+    users = f"authorization {{ users: [ {{ user: ann, password: hush-hush, {rights} }} ] }}"
+    server = start_server(extra=users, userinfo="ann:hush-hush")
+    cli = CommandLine(capsys, server.url)
+    cli.ok("put", "there", "is a board")
+
+    done = cli.ok("doctor")
+
+    assert "ok      identity: this client is 'ann'; the broker limits what it may do" in done.out
+    assert "hush-hush" not in done.out + done.err

@@ -257,6 +257,21 @@ def test_a_trace_is_shown_by_its_number_or_by_a_memory(cli: CommandLine, made: s
     assert (tree[0]["name"], tree[0]["agent"]) == ("create_memory", "alice")
 
 
+def test_a_trace_shows_the_traces_that_it_continues(cli: CommandLine, server: Server):
+    with Blackboard.sync(server.url, agent="alice") as board:
+        telemetry = board.board.telemetry
+        headers: dict[str, str] = {}
+        with telemetry.span("first"):
+            telemetry.inject(headers)
+        with telemetry.span("second", links=[headers["traceparent"]]):
+            telemetry.inject(headers)
+
+    tree = cli.json("trace", headers["traceparent"])
+
+    assert [one["name"] for one in tree] == ["first"]
+    assert [one["name"] for one in tree[0]["children"]] == ["second"]
+
+
 def test_a_memory_is_explained(cli: CommandLine, made: str):
     plain = cli.ok("explain", made).out
     tree = cli.json("explain", made)

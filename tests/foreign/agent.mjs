@@ -166,6 +166,7 @@ class Agent extends Desk {
     if (before) {
       const [revision, ran] = [Number(before[1]), Number(before[2])];
       if (ran > run || (ran === run && revision >= memory.revision)) return "done before";
+      if (ran === run && (await this.onlyMoved(memory, revision))) return "done before";
     }
     const pinned = `${memory.ref}@${memory.revision}`;
     const cause = `${pinned} ${this.name}--${handler} v1 run${run}`;
@@ -179,10 +180,34 @@ class Agent extends Desk {
     const { session, user } = memory;
     const body = { content, session, user, sources: [pinned], hops: memory.hops + 1 };
     if (answers) body.kind = "answer";
-    const output = this.message(ref, memory.access, body, existing?.revision ?? 0, { "Bb-Cause": cause });
+    const outputs = await this.outputs(ref, memory.access, body, existing, cause);
     const done = JSON.stringify({ cause, refs: answers ? [] : [ref] });
-    await this.write([output, [subject, done, this.headers(sequence, undefined, { "Nats-TTL": DAYS_90 })]]);
+    await this.write([...outputs, [subject, done, this.headers(sequence, undefined, { "Nats-TTL": DAYS_90 })]]);
     return "stored";
+  }
+
+  /** Whether a memory was only moved to another label since a revision. */
+  async onlyMoved(memory, revision) {
+    const next_by_subj = this.filterOf(memory.ref);
+    while (revision < memory.revision) {
+      const found = await this.direct("", { seq: revision + 1, next_by_subj });
+      if (found?.headers["Bb-Gone"] !== "moved") return false;
+      revision = Number(found.headers["Nats-Sequence"]) + 1; // its copy follows in the same batch
+    }
+    return revision === memory.revision;
+  }
+
+  /** The next revision of an output, taken along to the label of its input. */
+  async outputs(ref, access, body, before, cause) {
+    const because = { "Bb-Cause": cause };
+    if (before === null || before.access === access) {
+      return [this.message(ref, access, body, before?.revision ?? 0, because)];
+    }
+    const moved = { ...because, "Bb-Gone": "moved", "Nats-TTL": DAYS_90 };
+    const left = this.message(ref, before.access, null, before.revision, moved);
+    const last = await this.direct(`.${this.message(ref, access, body, 0)[0]}`);
+    const expected = last === null ? 0 : Number(last.headers["Nats-Sequence"]);
+    return [left, this.message(ref, access, body, expected, because)];
   }
 
   async ask({ topic, content }) {

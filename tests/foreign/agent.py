@@ -12,7 +12,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from desk import DAYS_90, Desk, say
+from desk import DAYS_90, Desk, Outgoing, say
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NothingCame
@@ -219,9 +219,7 @@ class Agent(Desk):
     async def handled(self, msg: Msg, handler: str, run: int, to: str | None) -> str:
         """Handle one delivery (section 7): everything is stored when this returns, or nothing."""
         memory = self.delivered(msg)
-        if memory is None or memory["expired"] or memory["gone"] or memory["agent"] == self.name:
-            return "unwanted"
-        if to is None and memory["kind"] != "request":
+        if memory is None or not self.wants(memory, answers=to is None):
             return "unwanted"
         head = await self.head(memory["ref"])
         if head is not None and head["gone"] in ("retired", "forgotten"):
@@ -229,8 +227,7 @@ class Agent(Desk):
         memory = await self.filled(memory)
         subject = f"claim.{self.board}.shared.{self.name}.h-{derived(handler, memory['ref'])}"
         record, sequence = await self.record(subject)
-        before = re.fullmatch(r"\S+@(\d+) .* run(\d+)", record["cause"]) if record else None
-        if before and (int(before[2]), int(before[1])) >= (run, memory["revision"]):
+        if record is not None and await self.is_done(record["cause"], memory, run):
             return "done before"
         pinned = f"{memory['ref']}@{memory['revision']}"
         cause = f"{pinned} {self.name}--{handler} v1 run{run}"
@@ -245,12 +242,49 @@ class Agent(Desk):
             return "answered before"
         said |= {name: memory[name] for name in ("session", "user") if name in memory}
         said |= {"sources": [pinned], "hops": memory["hops"] + 1}
-        expected = 0 if existing is None else existing["revision"]
-        output = self.message(ref, memory["access"], said, expected, Bb_Cause=cause)
+        outputs = await self.outputs(ref, memory["access"], said, existing, cause)
         done = {"cause": cause, "refs": [ref] if to else []}
         headers = self.headers(sequence, Nats_TTL=DAYS_90)
-        await self.write([output, (subject, json.dumps(done).encode(), headers)])
+        await self.write([*outputs, (subject, json.dumps(done).encode(), headers)])
         return "stored"
+
+    def wants(self, memory: dict[str, Any], *, answers: bool) -> bool:
+        over = memory["expired"] or memory["gone"] or memory["agent"] == self.name
+        return not over and (memory["kind"] == "request" or not answers)
+
+    async def is_done(self, cause: str, memory: dict[str, Any], run: int) -> bool:
+        """Whether what a record says was done is the same or newer, or a copy under a label."""
+        said = re.fullmatch(r"\S+@(\d+) .* run(\d+)", cause)
+        revision, ran = (int(said[1]), int(said[2])) if said else (0, 0)
+        if (ran, revision) >= (run, memory["revision"]) or ran != run:
+            return ran >= run
+        asked = self.filter_of(memory["ref"])
+        while revision < memory["revision"]:
+            found = await self.direct({"seq": revision + 1, "next_by_subj": asked})
+            headers = (found.headers if found else None) or {}
+            if headers.get("Bb-Gone") != "moved":
+                return False
+            revision = int(headers["Nats-Sequence"]) + 1  # its copy follows in the same batch
+        return revision == memory["revision"]
+
+    async def outputs(
+        self,
+        ref: str,
+        access: str,
+        body: dict[str, Any],
+        before: dict[str, Any] | None,
+        cause: str,
+    ) -> list[Outgoing]:
+        """The next revision of an output, taken along to the label of its input."""
+        if before is None or before["access"] == access:
+            expected = 0 if before is None else before["revision"]
+            return [self.message(ref, access, body, expected, Bb_Cause=cause)]
+        moved: dict[str, str | None] = {"Bb_Gone": "moved", "Nats_TTL": DAYS_90, "Bb_Cause": cause}
+        left = self.message(ref, before["access"], None, before["revision"], **moved)
+        subject = self.message(ref, access, body, 0)[0]
+        last = await self.direct({}, f".{subject}")
+        expected = 0 if last is None else int((last.headers or {})["Nats-Sequence"])
+        return [left, self.message(ref, access, body, expected, Bb_Cause=cause)]
 
     async def ask(self, topic: str, content: Any) -> dict[str, Any]:
         request = await self.put(topic, content, kind="request")

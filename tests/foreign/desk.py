@@ -18,6 +18,8 @@ DAYS_90 = "7776000"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 OVER = "Nats-Expected-Last-Subject-Sequence-Subject"
 CONFLICTS = {10071, 10164, 10201}
+Outgoing = tuple[str, bytes, dict[str, str]]
+"""Subject, body and headers."""
 
 
 def say(line: dict[str, Any]) -> None:
@@ -50,7 +52,7 @@ class Desk:
         said |= {name.replace("_", "-"): value for name, value in more.items()}
         return {name: value for name, value in said.items() if value is not None}
 
-    async def write(self, messages: list[tuple[str, bytes, dict[str, str]]]) -> int:
+    async def write(self, messages: list[Outgoing]) -> int:
         """Store messages, all or none; the sequence of the last."""
         batch = uuid.uuid4().hex
         answer: dict[str, Any] = {}
@@ -146,7 +148,7 @@ class Desk:
 
     def message(
         self, ref: str, access: str, body: dict[str, Any] | None, expected: int, **more: str | None
-    ) -> tuple[str, bytes, dict[str, str]]:
+    ) -> Outgoing:
         """One revision, ready to be stored."""
         agent, topic, name, _ = parse(ref)
         over = self.filter_of(ref) if agent == "*" else None

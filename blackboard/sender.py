@@ -1,0 +1,123 @@
+"""Sends writes until it is known what became of them.
+
+A write carries the sequence it expects and a UUID of its own. When its answer is lost, the first
+revision behind the expected one tells: if that carries the UUID, the write succeeded. So a caller
+sees a conflict only when somebody else really was first.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import anyio
+
+from blackboard.envelope import EXPECTED, EXPECTED_SUBJECT
+from blackboard.errors import BlackboardError, ConflictError, UnavailableError
+from blackboard.fresh import FreshReads
+from blackboard.jetstream import Connection, NoStreamError, Outgoing
+from blackboard.layout import create_board
+from blackboard.settings import Limits
+
+logger = logging.getLogger(__name__)
+
+WRITE_S = 10.0
+"""How long a write may take, with the broker away in the middle; then `UnavailableError`."""
+RETRY_S = 0.05
+
+
+class _UnsureError(UnavailableError):
+    """Trying again cannot make sure whether the write is stored."""
+
+
+class Sender:
+    """Writes to the stream of one board."""
+
+    def __init__(
+        self, connection: Connection, board: str, stream: str, limits: Limits, reads: FreshReads
+    ) -> None:
+        self._connection = connection
+        self._board = board
+        self._stream = stream
+        self._limits = limits
+        self._reads = reads
+
+    async def send(self, messages: Sequence[Outgoing]) -> int:
+        """Store messages, all or none, and return the sequence of the last.
+
+        Each carries its expected sequence and `Bb-Write`, so an answer that was lost is found out
+        by reading back, and sending again can store nothing twice.
+
+        Raises:
+            ConflictError: One of them moved; nothing was stored.
+            BoardFullError: No room; nothing was stored.
+            UnavailableError: No answer within 10 s; all stored or none.
+        """
+        try:
+            with anyio.fail_after(WRITE_S):
+                return await self._sent(messages)
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"the broker did not answer within {WRITE_S:g} s, so this write is stored or not; "
+                "the client reconnects by itself, try again"
+            ) from error
+
+    async def _sent(self, messages: Sequence[Outgoing]) -> int:
+        unsure = False
+        conflict: ConflictError | None = None
+        while True:
+            try:
+                if unsure and (sequence := await self._own(messages[0])):
+                    return sequence + len(messages) - 1
+                if conflict is not None:
+                    raise await self._verdict(messages[0], conflict)
+                return await self._publish(messages)
+            except ConflictError as error:
+                if not unsure or conflict is not None:
+                    raise
+                conflict = error
+            except _UnsureError:
+                raise
+            except UnavailableError as error:
+                unsure = True
+                if self._connection.closed:
+                    raise
+                if isinstance(error, NoStreamError):
+                    await self._missing(error)
+                else:
+                    await anyio.sleep(RETRY_S)
+
+    async def _publish(self, messages: Sequence[Outgoing]) -> int:
+        if len(messages) == 1:
+            return await self._connection.publish(messages[0])
+        return await self._connection.publish_batch(messages)
+
+    async def _own(self, message: Outgoing) -> int | None:
+        # A write that expects a sequence can only lie right behind it.
+        subject = message.headers.get(EXPECTED_SUBJECT, message.subject)
+        after = int(message.headers[EXPECTED])
+        found = await self._reads.next_after(subject, after + 1)
+        if found is not None and found.headers.get("Bb-Write") == message.headers["Bb-Write"]:
+            return found.sequence
+        return None
+
+    async def _verdict(self, message: Outgoing, conflict: ConflictError) -> BlackboardError:
+        """The conflict, unless our own revision may have been there and been overrun since."""
+        first = await self._reads.next_after(message.subject, 1)
+        if first is None or first.sequence <= int(message.headers[EXPECTED]):
+            return conflict
+        info = await self._connection.stream(self._stream, subjects=message.subject)
+        kept = 0 if info is None else int(info.config.get("max_msgs_per_subject", -1))
+        if info is None or kept < 1 or info.state.subjects.get(message.subject, 0) < kept:
+            return conflict
+        return _UnsureError(
+            f"the answer to a write on {message.subject!r} was lost, and so many revisions were "
+            "stored since that nobody can tell whether it is among them; read again, decide again"
+        )
+
+    async def _missing(self, error: NoStreamError) -> None:
+        # Either the board was never made, or the broker has just started and serves none yet.
+        await anyio.sleep(0.05)
+        try:
+            if await self._connection.stream(self._stream) is None:
+                await create_board(self._connection, self._board, self._limits)
+        except UnavailableError:
+            logger.debug("log.waiting", extra={"error": str(error)})

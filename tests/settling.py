@@ -1,0 +1,39 @@
+"""Looking at a board from outside: all that is on it, and whether a handler has come to rest."""
+
+from blackboard import Blackboard, Memory
+from blackboard.errors import UnavailableError
+from blackboard.jetstream import Durable
+from tests.waiting import wait_until
+
+
+async def everything(board: Blackboard, pattern: str) -> list[Memory]:
+    """All revisions and tombstones, in order."""
+    async with board.replay(pattern) as memories:
+        return [memory async for memory in memories]
+
+
+async def settled(board: Blackboard, consumer: str) -> None:
+    """Wait until a handler has nothing left to do."""
+
+    durable = Durable(board.log.connection, board.log.stream, consumer)
+
+    async def idle() -> bool:
+        info = await durable.info()
+        if info is None or info.num_pending or info.num_ack_pending:
+            return False
+        # The consumer hears of a new message a moment after it is stored.
+        wanted = str(info.config["filter_subject"])
+        last = await board.log.connection.last(board.log.stream, wanted)
+        return last is None or info.delivered.stream_seq >= last.sequence
+
+    await wait_until(idle, f"{consumer} has nothing left", timeout=20)
+
+
+async def stored(board: Blackboard, pattern: str, count: int) -> bool:
+    """Whether so many memories or revisions lie under a subject's tail; False without a broker."""
+    try:
+        subject = f"mem.{board.name}.*.*.{pattern}"
+        info = await board.log.connection.stream(board.log.stream, subjects=subject)
+    except UnavailableError:
+        return False
+    return info is not None and sum(info.state.subjects.values()) >= count
