@@ -73,11 +73,12 @@ class Draft:
     def __init__(self, log: Log, cause: Cause) -> None:
         self.log = log
         self._cause = str(cause)
-        self._writes: dict[Ref, Write] = {}
+        # By reference and label: an output that changes its label takes a tombstone along.
+        self._writes: dict[tuple[Ref, str], Write] = {}
         self._memories: dict[Ref, Memory] = {}
 
     def __contains__(self, ref: Ref) -> bool:
-        return ref.unpinned in self._writes
+        return ref.unpinned in self._memories
 
     @property
     def writes(self) -> list[Write]:
@@ -97,7 +98,7 @@ class Draft:
         Raises:
             TooManyOutputsError: More than one batch holds.
         """
-        before = self._writes.get(write.ref)
+        before = self._writes.get((write.ref, write.access))
         if before is not None:
             write.expected = before.expected
         elif len(self._writes) >= MAX_WRITES:
@@ -106,7 +107,7 @@ class Draft:
                 "split the input, or use put(..., now=True) for some"
             )
         write.cause = self._cause
-        self._writes[write.ref] = write
+        self._writes[write.ref, write.access] = write
         self._memories[write.ref] = _as_memory(write)
         return write.ref
 

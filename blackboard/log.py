@@ -104,8 +104,7 @@ class Log:
             BoardFullError: The board is full.
             UnavailableError: No answer within 10 s; stored or not.
         """
-        if write.gone is None:
-            await self._room.take(weight(write))
+        await self.take_room([write])
         message = self.outgoing(write)
         sequence = await self.send([message])
         self.reads.wrote(reference_filter(self.board, write.ref), sequence)
@@ -125,13 +124,21 @@ class Log:
         messages = [*(self.outgoing(write) for write in writes), *records]
         if not messages:
             return []
-        if any(write.gone is None for write in writes):
-            await self._room.take(sum(weight(write) for write in writes))
+        await self.take_room(writes)
         first = await self.send(messages) - len(messages) + 1
         for number, write in enumerate(writes):
             self.reads.wrote(reference_filter(self.board, write.ref), first + number)
         self.telemetry.count(WRITES, len(writes))
         return [first + number for number in range(len(writes))]
+
+    async def take_room(self, writes: Sequence[Write]) -> None:
+        """Make sure that a board has room for what is written; tombstones need none.
+
+        Raises:
+            BoardFullError: It has none; nothing was stored.
+        """
+        if any(write.gone is None for write in writes):
+            await self._room.take(sum(weight(write) for write in writes))
 
     async def send(self, messages: Sequence[Outgoing]) -> int:
         """Store messages, all or none, and return the sequence of the last; see `Sender.send`."""

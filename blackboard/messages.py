@@ -6,9 +6,10 @@ not in the payload: subject, timestamp and sequence are the broker's word (`Memo
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from blackboard.codec import Json, decoder_of, encode_record, read
 from blackboard.errors import InvalidError, TooLargeError
@@ -50,16 +51,16 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     content_of: Ref | None = None
     blob: Blob | None = None
     text: str | None = None
-    kind: str = "note"
+    kind: Annotated[str, Meta(min_length=1)] = "note"
     session: str | None = None
     user: str | None = None
     tags: dict[str, str] = {}
-    priority: float = 0.5
+    priority: Annotated[float, Meta(ge=0, le=1)] = 0.5
     sources: tuple[Ref, ...] = ()
     links: tuple[Ref, ...] = ()
     cost: Cost | None = None
-    happened: datetime | None = None
-    hops: int = 0
+    happened: Annotated[datetime, Meta(tz=True)] | None = None
+    hops: Annotated[int, Meta(ge=0)] = 0
 
 
 class Memory(Payload, frozen=True, kw_only=True, omit_defaults=True):

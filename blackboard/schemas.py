@@ -156,10 +156,16 @@ def _describe(part: type[msgspec.Struct], schema: dict[str, Any]) -> None:
         said: dict[str, Any] = schema["properties"][field.encode_name]
         if field.name in words:
             said["description"] = words[field.name]
-        if datetime in (field.type, *typing.get_args(field.type)):
+        if datetime in _types(field.type):
             for choice in said.get("anyOf", [said]):
                 if choice.get("type") == "string":
                     choice.update(format="date-time", pattern=MOMENT)
+
+
+def _types(annotation: object) -> list[object]:
+    """The types in an annotation, through unions and `Annotated`."""
+    inner = typing.get_args(annotation)
+    return [annotation, *(found for one in inner for found in _types(one))]
 
 
 def _words(part: type[msgspec.Struct]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Writer(Changes):
                 )
             if expected is not None and expected != (0 if live is None else live.revision):
                 raise ConflictError(str(ref), expected)
-            label = live.access if live is not None else self.label(access)
+            label = self._of_shared(ref, live, access)
             return Write(
                 ref=ref,
                 access=label,
@@ -82,19 +82,50 @@ class Writer(Changes):
         identifier = uuid7().hex if binding is None else binding.next_id()
         ref = Ref(self.log.agent, topic, identifier)
         head = await self.log.head(ref) if binding is not None and binding.known else None
-        label = self.label(access) if head is None or access is not None else head.access
+        label = self.label(access)
         expires = self.expires(ttl, None)
+        if expires is not None and expires <= time_now():
+            return ref  # its time, counted from the input's, is over already
+        expected = 0 if head is None else head.revision
+        if draft is not None and head is not None and head.access != label:
+            expected = await self.log.last_under(ref, label)
+            if head.gone is None:
+                draft.add(self._moved(ref, head))
         write = Write(
             ref=ref,
             access=label,
             agent=self.log.agent,
-            expected=0 if head is None else head.revision,
+            expected=expected,
             memory=await self.stored(memory, label),
             expires=expires,
         )
-        if expires is not None and expires <= time_now():
-            return ref  # its time, counted from the input's, is over already
         return await self.store(write, draft)
+
+    def _moved(self, ref: Ref, head: Memory) -> Write:
+        """The tombstone that an output leaves behind when its next revision has another label."""
+        return Write(
+            ref=ref,
+            access=head.access,
+            agent=self.log.agent,
+            expected=head.revision,
+            gone="moved",
+        )
+
+    def _of_shared(self, ref: Ref, live: Memory | None, access: str | None) -> str:
+        """The label of the next revision of shared state: what it has, if the inputs allow that.
+
+        Raises:
+            LabelError: The inputs of this handler lie under a stricter label than the key does.
+        """
+        if live is None:
+            return self.label(access)
+        labels = self.binding.labels if self.binding is not None and access is None else ()
+        if any(label != live.access for label in labels):
+            raise LabelError(
+                f"the inputs lie under {sorted(labels)}, but {ref} under {live.access!r}; "
+                "reclassify it, use another key, or name access= if that is meant"
+            )
+        return live.access
 
     async def request(self, topic: str, memory: Memory, access: str | None) -> Ref:
         """Put a request at once, under a derived id in a handler; see `Blackboard.ask`."""
@@ -193,7 +224,7 @@ class Writer(Changes):
 
         async def decide(head: Memory | None) -> Write:
             live = live_one(head)
-            label = self.label(None) if live is None else live.access
+            label = self._of_shared(ref, live, None)
             before = None if live is None else await self.reader.filled(live)
             after = function(before)
             if inspect.isawaitable(after):

@@ -30,6 +30,7 @@ class Side:
     board: Blackboard
     merged: AsyncIterator[Memory]
     size: int = 0
+    groups: int = 0
     refs: list[Ref] = field(default_factory=list[Ref])
 
     async def grow(self, size: int) -> None:
@@ -61,9 +62,10 @@ class Side:
         async with self.board.watch("quiet", "start") as memories:
             await anext(memories)
 
-    async def gather(self, number: int) -> None:
+    async def gather(self, _: int) -> None:
         """Put the parts of a group; have it merged."""
-        session = f"g{self.size}-{number}"
+        self.groups += 1
+        session = f"g{self.groups}"
         for part in range(PARTS):
             await self.board.put("parts", part, session=session)
         with anyio.fail_after(ARRIVE_S):

@@ -5,7 +5,7 @@
 One at a time: put an input, wait until a watcher has the output. Many: inputs in a batch, until all
 outputs are there, 32 at once. Raw is nats-py with a pull consumer, a publish and an acknowledgement
 (it may do an input twice; a handler's outputs and the record of its input are one transaction);
-"raw, careful" does the requests that such a transaction needs: two reads and an atomic batch of two.
+"raw, careful" does the requests that such a transaction needs: two reads, an atomic batch of two.
 """
 
 import argparse

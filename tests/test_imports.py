@@ -6,7 +6,10 @@ from pathlib import Path
 
 def test_importing_the_board_loads_no_vendor_of_an_extra():
     heavy = ["numpy", "onnx", "onnxruntime", "openai", "qdrant_client", "qdrant_edge", "tokenizers"]
-    program = f"import sys, blackboard; blackboard.Blackboard; print([m for m in {heavy} if m in sys.modules])"
+    program = (
+        "import sys, blackboard; blackboard.Blackboard; "
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
 
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -188,11 +188,10 @@ class Api:
         if stored is None:
             return None
         # The leader adds no headers; those of a direct get are added here, so readers check alike.
-        headers = {
-            **_headers(stored.hdrs),
-            "Nats-Stream": stream,
-            "Nats-Subject": stored.subject,
-        }
+        headers = _headers(stored.hdrs)
+        forged = "Nats-Stream" in headers or "Nats-Subject" in headers
+        headers["Nats-Stream"] = "" if forged else stream
+        headers["Nats-Subject"] = stored.subject
         return Message(stored.subject, headers, stored.data, stored.seq, stored.time)
 
     async def _unsubscribe(self, subscription: Subscription) -> None:
