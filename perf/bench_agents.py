@@ -8,6 +8,7 @@ agent costs at rest, and what ten times as many would take by that.
 """
 
 import argparse
+import asyncio
 import os
 import time
 from contextlib import AsyncExitStack
@@ -27,15 +28,7 @@ MIB = 1 << 20
 
 
 async def together(children: list[Child], word: str) -> list[list[float]]:
-    said: list[list[float]] = []
-
-    async def one(running: Child) -> None:
-        said.append(await running.ask(word))
-
-    async with anyio.create_task_group() as group:
-        for running in children:
-            group.start_soon(one, running)
-    return said
+    return await asyncio.gather(*(running.ask(word) for running in children))
 
 
 async def timed(bench: Bench, what: str, children: list[Child], word: str) -> None:

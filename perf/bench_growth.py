@@ -20,7 +20,6 @@ from perf.raw import text_of
 ARRIVE_S = 30.0
 BATCH = 10_000
 PARTS = 3
-FACTOR = 1.5
 
 
 @dataclass(slots=True)
@@ -38,9 +37,8 @@ class Side:
         text = text_of()
         while self.size < size:
             count = min(BATCH, size - self.size)
-            session = f"s{self.size}"
             topic = f"fill.t{self.size // BATCH % 100}"
-            refs = await self.board.put_many(topic, [text] * count, session=session)
+            refs = await self.board.put_many(topic, [text] * count)
             self.refs += refs[:: max(1, count // 100)]
             self.size += count
 
@@ -103,7 +101,7 @@ async def opened(bench: Bench, name: str, stack: AsyncExitStack) -> Side:
 def pair(what: str, small: Side, big: Side) -> list[Case]:
     call = WHAT[what]
     name = f"{what} at {small.size:,}"
-    goal = at_most(FACTOR, name) if what in ("put", "get") else None
+    goal = at_most(1.5, name) if what in ("put", "get") else None
     more = Case(f"{what} at {big.size:,} (big)", lambda i: call(big, i), goal=goal)
     return [Case(name, lambda i: call(small, i)), more]
 
@@ -113,8 +111,7 @@ async def main(bench: Bench) -> None:
     if bench.full:
         sizes.append(1_000_000)
     async with AsyncExitStack() as stack:
-        small = await opened(bench, "small", stack)
-        big = await opened(bench, "big", stack)
+        small, big = await opened(bench, "small", stack), await opened(bench, "big", stack)
         await small.grow(sizes[0])
         for size in sizes:
             await big.grow(size)

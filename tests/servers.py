@@ -31,6 +31,7 @@ class Server:
         max_file_store: Bytes that streams may reserve together.
         extra: More configuration, for example `authorization { users: [...] }`.
         userinfo: Goes into `url` before the `@`: a token, or `user:password`.
+        name: The server's name, where others know it by that; None takes a new one at each start.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Server:
         max_memory_store: int = 1 << 30,
         extra: str = "",
         userinfo: str | None = None,
+        name: str | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.log = directory / "nats-server.log"
         self._limits = (max_file_store, max_memory_store)
         self._extra = extra
+        self._name = name
         self._userinfo = "" if userinfo is None else f"{userinfo}@"
         self._ports: tuple[int, int] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,8 +80,8 @@ class Server:
         assert not self.running, "the server is running"
         deadline = time.monotonic() + START_LIMIT_S
         for _ in range(TRIES):
-            ports = self._ports or (_free_port(), _free_port())
-            name = f"test-{uuid.uuid4().hex[:12]}"
+            ports = self._ports or (free_port(), free_port())
+            name = self._name or f"test-{uuid.uuid4().hex[:12]}"
             if self._start_on(ports, name, deadline):
                 self._ports = ports
                 return
@@ -146,7 +149,7 @@ def find_binary() -> str:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Pick a port nobody listens on now; the server's own bind decides."""
     while True:
         port = random.SystemRandom().choice(PORTS)
