@@ -72,6 +72,9 @@ async def load_blob(log: Log, access: str, blob: Blob, what: str) -> bytes:
         subject = blob_subject(log.board, access, blob.agent, blob.id, number)
         message = await log.connection.last(stream, subject)
         if message is None:
+            # A replica that lags has not got it yet; only the leader knows that it is gone.
+            message = await log.connection.leader_last(stream, subject)
+        if message is None:
             raise GoneError(what, "forgotten")
         chunks.append(message.data)
     body = b"".join(chunks)

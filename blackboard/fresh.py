@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import anyio
 
-from blackboard.errors import UnavailableError
+from blackboard.errors import BlackboardError, UnavailableError
 from blackboard.jetstream import Connection, Message, NoStreamError, StreamInfo
 
 FoundT = TypeVar("FoundT")
@@ -24,11 +24,15 @@ READ_S = 5.0
 """How long a read may take, with the broker away in the middle."""
 RETRY_S = 0.05
 
+TRY_S = 1.0
+"""How long one try may take where the servers may be choosing a new leader: then nobody answers."""
+
 PATIENCE_S = 0.5
 """How long a lagging replica is asked again before the leader is."""
 FIRST_PAUSE_S = 0.002
 REMEMBERED = 10_000
 """Subjects whose newest known sequence is kept; what falls out is only served less strictly."""
+LEARN_S = 30.0
 
 
 class FreshReads:
@@ -42,11 +46,28 @@ class FreshReads:
         self._connection = connection
         self._stream = stream
         self._known: OrderedDict[str, int] = OrderedDict()
+        self._used = False
         self.replicated: bool | None = None
 
     def learn(self, info: StreamInfo) -> None:
         """Take in what the broker says of the stream."""
         self.replicated = int(info.config.get("num_replicas", 1)) > 1
+
+    async def keep_learning(self) -> None:
+        """Notice within half a minute that the stream was given replicas, or lost them."""
+        while True:
+            await anyio.sleep(LEARN_S)
+            if not self._used:
+                continue
+            self._used = False
+            try:
+                info = await self._connection.stream(self._stream)
+            except BlackboardError as error:
+                logger.debug("fresh.learn", extra={"error": str(error)})
+            else:
+                self.replicated = None
+                if info is not None:
+                    self.learn(info)
 
     def wrote(self, subject: str, sequence: int) -> None:
         """Remember a write of this process; `subject` is the filter it is read by."""
@@ -97,6 +118,19 @@ class FreshReads:
         )
         return found or []
 
+    async def before(self, subject: str, time: datetime) -> Message | None:
+        """The newest message that a filter selects of those stored before a time (exclusive)."""
+        found = await self.last_of_each(subject, before=time)
+        newest = max(found, key=lambda message: message.sequence, default=None)
+        # A replica that lags lacks the newest of them; the leader, asked for the next, has it.
+        while await self._is_replicated():
+            after = 0 if newest is None else newest.sequence
+            following = await self.next_after(subject, after + 1)
+            if following is None or following.stored >= time:
+                break
+            newest = following
+        return newest
+
     async def _patient(self, subject: str, least: int) -> Message | None:
         pause_s = FIRST_PAUSE_S
         deadline = anyio.current_time() + PATIENCE_S
@@ -112,8 +146,9 @@ class FreshReads:
     async def _again(self, read: Callable[[], Awaitable[FoundT]]) -> FoundT | None:
         """Read, again over a lost connection; None also when there is no such stream."""
         began = anyio.current_time()
+        self._used = True
         try:
-            return await read()
+            return await self._try(read)
         except UnavailableError as error:
             lost = error
         # A broker that restarts is back in less than the time limit, and reading twice is harmless.
@@ -124,12 +159,19 @@ class FreshReads:
                         return None
                     await anyio.sleep(RETRY_S)
                     try:
-                        return await read()
+                        return await self._try(read)
                     except UnavailableError as error:
                         lost = error
         except TimeoutError:
             logger.debug("fresh.read", extra={"error": str(lost)})
         raise lost
+
+    async def _try(self, read: Callable[[], Awaitable[FoundT]]) -> FoundT:
+        if not self.replicated:
+            return await read()
+        with anyio.move_on_after(TRY_S):
+            return await read()
+        raise UnavailableError(f"no replica of {self._stream!r} answered within {TRY_S:g} s")
 
     async def _absent(self) -> bool:
         # A board that nobody wrote to has no stream; a broker that starts has none yet.

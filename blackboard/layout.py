@@ -65,16 +65,7 @@ def streams_of(board: str, limits: Limits) -> list[Stream]:
             max_bytes=limits.dead_bytes,
             discard="old",
         ),
-        Stream(
-            name=f"KV_{presence_bucket(board)}",
-            subjects=(f"$KV.{presence_bucket(board)}.>",),
-            description="one card per running agent",
-            max_bytes=8 * MIB,
-            max_age_s=PRESENCE_S,
-            history=1,
-            discard="old",
-            storage="memory",
-        ),
+        _presence(board),
         Stream(
             name=memory,
             subjects=(f"mem.{board}.>", f"claim.{board}.>"),
@@ -108,6 +99,32 @@ def streams_of(board: str, limits: Limits) -> list[Stream]:
         msgspec.structs.replace(stream, replicas=limits.replicas, consumers=limits.consumers)
         for stream in streams
     ]
+
+
+def _presence(board: str) -> Stream:
+    return Stream(
+        name=f"KV_{presence_bucket(board)}",
+        subjects=(f"$KV.{presence_bucket(board)}.>",),
+        description="one card per running agent",
+        max_bytes=8 * MIB,
+        max_age_s=PRESENCE_S,
+        history=1,
+        discard="old",
+        storage="memory",
+    )
+
+
+async def create_presence(connection: Connection, board: str, limits: Limits) -> None:
+    """Make the stream of the cards again: it lies in memory, so a broker that restarts lost it.
+
+    Raises:
+        BrokerError: This client may not.
+        UnavailableError: The broker does not answer.
+    """
+    stream = _presence(board)
+    await connection.create_stream(
+        msgspec.structs.replace(stream, replicas=limits.replicas, consumers=limits.consumers)
+    )
 
 
 async def create_board(connection: Connection, board: str, limits: Limits) -> None:

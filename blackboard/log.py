@@ -82,6 +82,7 @@ class Log:
         instance: str,
         telemetry: Telemetry,
         limits: Limits,
+        reads: FreshReads | None = None,
     ) -> None:
         self.connection = connection
         self.board = board
@@ -90,7 +91,7 @@ class Log:
         self.telemetry = telemetry
         self.limits = limits
         self.stream = memory_stream(board)
-        self.reads = FreshReads(connection, self.stream)
+        self.reads = reads or FreshReads(connection, self.stream)
         self._sender = Sender(connection, board, self.stream, limits, self.reads)
         self._room = Room(connection, board, self.stream)
 
@@ -105,9 +106,7 @@ class Log:
             UnavailableError: No answer within 10 s; stored or not.
         """
         await self.take_room([write])
-        message = self.outgoing(write)
-        sequence = await self.send([message])
-        self.reads.wrote(reference_filter(self.board, write.ref), sequence)
+        sequence = await self.send([self.outgoing(write)])
         self.telemetry.count(WRITES)
         return sequence
 
@@ -126,8 +125,6 @@ class Log:
             return []
         await self.take_room(writes)
         first = await self.send(messages) - len(messages) + 1
-        for number, write in enumerate(writes):
-            self.reads.wrote(reference_filter(self.board, write.ref), first + number)
         self.telemetry.count(WRITES, len(writes))
         return [first + number for number in range(len(writes))]
 
@@ -142,7 +139,11 @@ class Log:
 
     async def send(self, messages: Sequence[Outgoing]) -> int:
         """Store messages, all or none, and return the sequence of the last; see `Sender.send`."""
-        return await self._sender.send(messages)
+        last = await self._sender.send(messages)
+        if self.reads.replicated is not False:
+            for sequence, message in enumerate(messages, last - len(messages) + 1):
+                self.reads.wrote(_read_by(message), sequence)
+        return last
 
     def outgoing(self, write: Write) -> Outgoing:
         """The message of a write, with the trace it belongs to."""
@@ -262,8 +263,7 @@ class Log:
     async def before(self, time: datetime, ref: Ref) -> Memory | None:
         """Read the newest revision stored before a time (exclusive)."""
         subject = reference_filter(self.board, ref)
-        found = await self.reads.last_of_each(subject, before=time)
-        newest = max(found, key=lambda message: message.sequence, default=None)
+        newest = await self.reads.before(subject, time)
         return None if newest is None else self.check(newest, subject)
 
     def check(self, message: Message, subject: str) -> Memory:
@@ -310,3 +310,12 @@ class Log:
             self.telemetry.count(INVALID_MESSAGES)
             logger.warning("log.invalid", extra={"sequence": message.sequence, "error": str(error)})
             return None
+
+
+def _read_by(message: Outgoing) -> str:
+    """The filter by which a message is read: over all labels, and for what is shared all agents."""
+    over = message.headers.get(EXPECTED_SUBJECT)
+    if over is not None:
+        return over
+    kind, board, _, rest = message.subject.split(".", 3)
+    return f"{kind}.{board}.*.{rest}" if kind == "mem" else message.subject

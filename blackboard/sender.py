@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 WRITE_S = 10.0
 """How long a write may take, with the broker away in the middle; then `UnavailableError`."""
 RETRY_S = 0.05
+TRY_S = 2.0
+"""How long one try may take on a replicated board: what a leader that died had not answered, it
+will not, and the next one is there after 4 to 9 s."""
 
 
 class _UnsureError(UnavailableError):
@@ -86,9 +89,13 @@ class Sender:
                     await anyio.sleep(RETRY_S)
 
     async def _publish(self, messages: Sequence[Outgoing]) -> int:
-        if len(messages) == 1:
+        if len(messages) > 1:
+            return await self._connection.publish_batch(messages)
+        if not self._reads.replicated:
             return await self._connection.publish(messages[0])
-        return await self._connection.publish_batch(messages)
+        with anyio.move_on_after(TRY_S):
+            return await self._connection.publish(messages[0])
+        raise UnavailableError(f"the leader did not answer within {TRY_S:g} s")
 
     async def _own(self, message: Outgoing) -> int | None:
         # A write that expects a sequence can only lie right behind it.

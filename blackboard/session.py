@@ -17,7 +17,8 @@ from anyio.abc import TaskGroup
 from blackboard.background import background
 from blackboard.claim import Flight
 from blackboard.errors import NotFoundError
-from blackboard.jetstream import Connection, Outgoing
+from blackboard.fresh import FreshReads
+from blackboard.jetstream import Connection, Outgoing, StreamInfo
 from blackboard.journal import Journal
 from blackboard.layout import boards, create_board
 from blackboard.local import join
@@ -59,6 +60,7 @@ class Session:
     instance: str = field(default_factory=lambda: uuid4().hex)
     flights: dict[str, Flight] = field(default_factory=dict[str, Flight])
     desks: dict[tuple[str, str], Desk] = field(default_factory=dict[tuple[str, str], Desk])
+    boards: dict[str, FreshReads] = field(default_factory=dict[str, FreshReads])
 
     def desk(self, board: str, agent: str) -> Desk:
         """The place of an agent at a board; made on first use."""
@@ -67,6 +69,14 @@ class Session:
             check_token("board", board)
             check_name("agent", agent)
             found = self.desks[board, agent] = self._desk(board, agent)
+        return found
+
+    def reads(self, board: str) -> FreshReads:
+        """The reads of a board, which know what any agent of this session saw there."""
+        found = self.boards.get(board)
+        if found is None:
+            found = self.boards[board] = FreshReads(self.connection, memory_stream(board))
+            self.group.start_soon(found.keep_learning)
         return found
 
     async def close(self) -> None:
@@ -96,7 +106,8 @@ class Session:
             otlp_endpoint=self.settings.otlp_endpoint,
             otlp_protocol=self.settings.otlp_protocol,
         )
-        log = Log(connection, board, agent, self.instance, telemetry, self.limits)
+        reads = self.reads(board)
+        log = Log(connection, board, agent, self.instance, telemetry, self.limits, reads)
         self.group.start_soon(journal.run)
         return Desk(log, journal, Reader(log))
 
@@ -124,20 +135,26 @@ async def open_session(
         connection = await stack.enter_async_context(
             Connection.open(url, token=token, name=f"{agent}@{board}")
         )
-        await _ensure(connection, board, limits, create=create)
+        there = await _ensure(connection, board, limits, create=create)
         async with background() as group:
             session = Session(connection, connection.url, settings, limits, group)
             session.desk(board, agent)
+            if there is not None:
+                session.reads(board).learn(there)
             try:
                 yield session
             finally:
                 await session.close()
 
 
-async def _ensure(connection: Connection, board: str, limits: Limits, *, create: bool) -> None:
-    if await connection.stream(memory_stream(board)) is not None:
-        return
+async def _ensure(
+    connection: Connection, board: str, limits: Limits, *, create: bool
+) -> StreamInfo | None:
+    there = await connection.stream(memory_stream(board))
+    if there is not None:
+        return there
     if not create:
         found = ", ".join(await boards(connection)) or "none"
         raise NotFoundError(f"no board {board!r} on this broker; there is: {found}")
     await create_board(connection, board, limits)
+    return await connection.stream(memory_stream(board))

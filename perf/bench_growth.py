@@ -17,9 +17,7 @@ from blackboard import Agent, Blackboard, Memory, Ref
 from perf.harness import Bench, Case, at_most, run
 from perf.raw import text_of
 
-ARRIVE_S = 30.0
-BATCH = 10_000
-PARTS = 3
+ARRIVE_S, BATCH, PARTS = 30.0, 10_000, 3
 
 
 @dataclass(slots=True)
@@ -37,8 +35,7 @@ class Side:
         text = text_of()
         while self.size < size:
             count = min(BATCH, size - self.size)
-            topic = f"fill.t{self.size // BATCH % 100}"
-            refs = await self.board.put_many(topic, [text] * count)
+            refs = await self.board.put_many(f"fill.t{self.size // BATCH % 100}", [text] * count)
             self.refs += refs[:: max(1, count // 100)]
             self.size += count
 
@@ -107,9 +104,7 @@ def pair(what: str, small: Side, big: Side) -> list[Case]:
 
 
 async def main(bench: Bench) -> None:
-    sizes = [100, 300] if bench.tiny else [10_000, 100_000]
-    if bench.full:
-        sizes.append(1_000_000)
+    sizes = [100, 300] if bench.tiny else [10_000, 100_000, *[1_000_000] * bench.full]
     async with AsyncExitStack() as stack:
         small, big = await opened(bench, "small", stack), await opened(bench, "big", stack)
         await small.grow(sizes[0])

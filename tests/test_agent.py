@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from blackboard import Agent, Blackboard, Memory
-from blackboard.errors import InvalidError, NotFoundError, SettingsError
+from blackboard.errors import InvalidError, NotFoundError, SettingsError, UnavailableError
+from blackboard.records import Card
 from blackboard.runtime.control import list_cards, list_handlers, pause, remove, resume
 from blackboard.runtime.loading import load_agent
 from blackboard.runtime.process import parse_start
@@ -180,6 +181,30 @@ async def test_a_card_tells_who_runs_and_goes_with_it(board: Blackboard) -> None
         assert card.handlers == {"take": "in.>"}
 
     assert await list_cards(board) == []
+
+
+async def test_a_broker_that_restarts_forgets_cards_but_not_for_long(
+    server: Server, board: Blackboard
+) -> None:
+    async def cards() -> list[Card] | None:
+        try:
+            return await list_cards(board)
+        except UnavailableError:
+            return None  # not connected again yet
+
+    async def nobody() -> bool:
+        return await cards() == []
+
+    agent, _ = listing()
+    server.kill()
+    server.start()
+    await wait_until(nobody, "no card and no error", timeout=20)
+
+    async with agent.running(board):
+        await wait_until(cards, "the card, on a broker that lost the bucket")
+        server.kill()
+        server.start()
+        await wait_until(cards, "the card again", timeout=20)
 
 
 async def test_sigterm_finishes_what_is_in_hand_and_takes_nothing_new(

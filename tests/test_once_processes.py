@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from blackboard import Blackboard, Memory
+from blackboard import Blackboard, Memory, Ref
 from blackboard.errors import MakeFailedError
 from tests.children import Child, children
 from tests.programs.kill_proxy import open_wire
@@ -209,7 +209,11 @@ async def test_an_error_of_make_reaches_those_who_wait_and_a_later_call_succeeds
         group.start_soon(call, maker)
         wire.look_for(b"claim.")
         group.start_soon(call, waiter)
-        await wire.seen.wait()  # it asks for the lease, and finds it held
+        await wire.seen.wait()  # it asks for the lease …
+        for board in (maker, waiter):
+            # … and has found it held: what is asked for later is answered later.
+            await board.log.tip(Ref("*", "t", "k"))
+        await anyio.wait_all_tasks_blocked()
         fail.set()
         await wait_until(lambda: len(errors) == 3, "all three have got the error")
 

@@ -219,7 +219,9 @@ class Api:
             await self.api(f"STREAM.MSG.DELETE.{stream}", body)
         except BrokerError as error:
             # One code for a message that is gone and for a stream that forbids deleting.
-            if error.code not in NO_MESSAGE or await self.at_sequence(stream, sequence) is not None:
+            if error.code not in NO_MESSAGE:
+                raise
+            if await self.leader_at_sequence(stream, sequence) is not None:
                 raise
             return False
         return True

@@ -21,8 +21,8 @@ UNAVAILABLE = frozenset({10008, 10009, 10039, 10176})
 STREAM_MISSING = 10059
 STREAM_EXISTS = 10058
 """There already, with other settings."""
-NO_MESSAGE = frozenset({10043, 10057})
-"""Sequence not found; deletion failed, for whatever reason."""
+NO_MESSAGE = frozenset({10037, 10043, 10057})
+"""No message found; sequence not found; deletion failed, for whatever reason."""
 CONSUMER_MISSING = 10014
 CONSUMER_EXISTS = frozenset({10013, 10105, 10148})
 MESSAGE_TOO_LARGE = 10054

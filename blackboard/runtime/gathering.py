@@ -139,7 +139,7 @@ class Gathering:
         return claim_subject(self._log.board, SHARED, self._log.agent, f"g-{digest}")
 
     async def _read(self, name: str) -> Kept | None:
-        message = await self._log.connection.last(self._log.stream, self._subject(name))
+        message = await self._log.reads.last(self._subject(name))
         if message is None:
             return None
         try:

@@ -9,7 +9,8 @@ import anyio
 
 from blackboard.codec import decode_record, encode_record
 from blackboard.errors import BlackboardError, InvalidError
-from blackboard.jetstream import Outgoing, Start, follow
+from blackboard.jetstream import NoStreamError, Outgoing, Start, follow
+from blackboard.layout import create_presence
 from blackboard.log import Log
 from blackboard.records import Card
 from blackboard.subjects import presence_bucket
@@ -51,8 +52,13 @@ class Presence:
             await self._publish(Outgoing(self._subject, b"", {"KV-Operation": "DEL"}))
 
     async def _publish(self, message: Outgoing) -> None:
+        log = self._log
         try:
-            await self._log.connection.publish(message)
+            try:
+                await log.connection.publish(message)
+            except NoStreamError:
+                await create_presence(log.connection, log.board, log.limits)
+                await log.connection.publish(message)
         except BlackboardError as error:
             # Work goes on without a card; the next refresh brings it back.
             logger.debug("presence.failed", extra={"error": str(error)})
@@ -69,6 +75,14 @@ async def list_cards(log: Log) -> list[Card]:
     Raises:
         UnavailableError: The broker does not answer.
     """
+    try:
+        cards = await _read(log)
+    except NoStreamError:
+        cards = []  # the broker has restarted, and no agent has shown its card since
+    return sorted(cards, key=lambda card: (card.agent, card.started))
+
+
+async def _read(log: Log) -> list[Card]:
     bucket = presence_bucket(log.board)
     cards: list[Card] = []
     async with follow(
@@ -85,4 +99,4 @@ async def list_cards(log: Log) -> list[Card]:
                 continue
             if message.subject.endswith(f".{card.agent}.{card.instance}"):
                 cards.append(card)
-    return sorted(cards, key=lambda card: (card.agent, card.started))
+    return cards

@@ -132,7 +132,7 @@ class Chunks:
     async def _is_named(self, name: str) -> bool:
         naming = self._naming.get(name, set())
         for sequence in sorted(naming, reverse=True):
-            if await self._log.connection.at_sequence(self._log.stream, sequence) is not None:
+            if await self._log.reads.at_sequence(sequence) is not None:
                 return True
             naming.discard(sequence)
         self._naming.pop(name, None)

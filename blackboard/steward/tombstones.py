@@ -135,7 +135,7 @@ class Tombstones:
         self._position = message.sequence
 
     async def _at(self, revision: int) -> Memory | None:
-        message = await self._log.connection.at_sequence(self._log.stream, revision)
+        message = await self._log.reads.at_sequence(revision)
         try:
             return None if message is None else self._log.check(message, message.subject)
         except InvalidError:
@@ -165,11 +165,10 @@ class Tombstones:
                     due = max(newer.expires, self._now()) + EXPIRY_DELAY
                     self._wait(due, tombstone.revision)
                 return
-        connection, stream = self._log.connection, self._log.stream
         ref, subject = self._place(tombstone)
         sequence = 0
         while True:
-            message = await connection.next_after(stream, subject, sequence + 1)
+            message = await self._log.reads.next_after(subject, sequence + 1)
             if message is None or message.sequence >= tombstone.revision:
                 return
             sequence = message.sequence
@@ -178,7 +177,7 @@ class Tombstones:
             if await delete(
                 self._log,
                 self._journal,
-                stream,
+                self._log.stream,
                 sequence,
                 str(ref),
                 # Writers wait meanwhile, so bytes are overwritten only where that is the purpose.
@@ -191,7 +190,7 @@ class Tombstones:
         _, subject = self._place(tombstone)
         sequence = tombstone.revision
         while True:
-            message = await self._log.connection.next_after(self._log.stream, subject, sequence + 1)
+            message = await self._log.reads.next_after(subject, sequence + 1)
             if message is None:
                 return None
             try:

@@ -52,6 +52,15 @@ def test_the_doctor_finds_what_was_changed_behind_the_boards_back(cli: CommandLi
     assert "fail    mirrors: copy mirrors the board" in done.out
 
 
+def test_a_broker_that_restarted_is_healthy(cli: CommandLine, server: Server):
+    cli.ok("put", "there", "is a board")
+    server.stop()
+    server.start()
+
+    assert "ok      streams" in cli.ok("doctor").out
+    assert "no agent runs on this board now" in cli.ok("agents").out
+
+
 def test_the_doctor_says_what_nobody_works_on(cli: CommandLine, server: Server, agent_file: Path):
     cli.ok("put", "words", "early")
     run = cli.start("run", agent_file, "--start", "start")
