@@ -48,7 +48,13 @@ class Spent(msgspec.Struct, kw_only=True):
     def __str__(self) -> str:
         calls = f"{self.calls} call{'' if self.calls == 1 else 's'}"
         models = f" to {', '.join(self.models)}" if self.models else ""
-        return f"{calls}{models}, {self.tokens} tokens, {self.seconds:.3g} s"
+        return f"{calls}{models}, {self.tokens} tokens, {_took(self.seconds)}"
+
+
+def _took(seconds: float) -> str:
+    if 0 < seconds < 0.001:
+        return "under 1 ms"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
 class Origin(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -35,6 +35,8 @@ MAX_BYTES = 512 * 1024
 """Of one message."""
 IDLE_S = 5.0
 """How soon something noted from another thread is written when nothing else is going on."""
+ROOM_S = 1.0
+"""How long a reader waits for room at most, for one event."""
 FINAL_S = 2.0
 """What the last writing may take when the process ends."""
 
@@ -82,6 +84,9 @@ class Journal:
         self._spans = _Queue(
             spans_subject(board, agent), _spans_body, capacity, SPANS_DROPPED, labels
         )
+        self._ample = capacity // 2
+        self._stuck = False
+        self._progress = anyio.Event()
         self._thread: int | None = None
         self._writing = anyio.Lock()
         self._some = anyio.Event()
@@ -122,6 +127,18 @@ class Journal:
             trace=trace,
         )
         self._noted(self._events.add(event))
+
+    async def room(self) -> None:
+        """Wait until there is room for more events, unless the broker is away.
+
+        For readers who are faster than the journal is written, so that no delivery goes unrecorded;
+        an outage must not stop them, and then what finds no room is counted.
+        """
+        while len(self._events.items) > self._ample and not self._stuck:
+            with anyio.move_on_after(ROOM_S) as scope:
+                await self._progress.wait()
+            if scope.cancelled_caught:
+                return
 
     def span(self, record: SpanRecord) -> None:
         """Note a finished span."""
@@ -177,6 +194,7 @@ class Journal:
                 await self._publish(queue.subject, body)
             except (RetryableError, OSError) as error:
                 logger.debug("journal.waits", extra={"subject": queue.subject, "error": str(error)})
+                self._stuck = True
                 return False
             except TerminalError as error:
                 logger.warning(
@@ -185,6 +203,9 @@ class Journal:
                 due -= queue.refused()
             else:
                 due -= queue.written()
+                self._stuck = False
+            self._progress.set()
+            self._progress = anyio.Event()
         return True
 
     def _noted(self, waiting: int) -> None:

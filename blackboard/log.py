@@ -120,9 +120,14 @@ class Log:
             BoardFullError: The board is full; nothing was stored.
             UnavailableError: No answer within 10 s; all stored or none.
         """
-        messages = [*(self.outgoing(write) for write in writes), *records]
-        if not messages:
+        if not writes and not records:
             return []
+        trace: dict[str, str] = {}
+        self.telemetry.inject(trace)
+        sealed = [seal(write, self.board, self.instance) for write in writes]
+        for message in sealed:
+            message.headers.update(trace)
+        messages = [*sealed, *records]
         await self.take_room(writes)
         first = await self.send(messages) - len(messages) + 1
         self.telemetry.count(WRITES, len(writes))

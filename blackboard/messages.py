@@ -118,8 +118,23 @@ class Memory(Payload, frozen=True, kw_only=True, omit_defaults=True):
 
 def memory_of(payload: Payload, **place: Any) -> Memory:
     """A memory with the fields of a payload, and with `place` in place of or beside them."""
-    fields: dict[str, Any] = {name: getattr(payload, name) for name in Payload.__struct_fields__}
-    return Memory(**{**fields, **place})
+    memory = Memory(
+        content=payload.content,
+        content_of=payload.content_of,
+        blob=payload.blob,
+        text=payload.text,
+        kind=payload.kind,
+        session=payload.session,
+        user=payload.user,
+        tags=payload.tags,
+        priority=payload.priority,
+        sources=payload.sources,
+        links=payload.links,
+        cost=payload.cost,
+        happened=payload.happened,
+        hops=payload.hops,
+    )
+    return msgspec.structs.replace(memory, **place) if place else memory
 
 
 def encode(memory: Payload) -> bytes:

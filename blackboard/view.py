@@ -178,6 +178,7 @@ async def _take(view: View, following: Following, reader: Reader, journal: Journ
         return
     shown = await reader.shown(memory)
     if shown is not None:
+        await journal.room()
         journal.audit("delivery", str(shown.ref), revision=shown.revision)
         view.apply(shown)
 

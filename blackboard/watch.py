@@ -66,6 +66,7 @@ async def _watched(
             continue
         shown = await reader.shown(memory)
         if shown is not None:
+            await journal.room()
             journal.audit("delivery", str(shown.ref), revision=shown.revision)
             yield shown
 
@@ -126,6 +127,7 @@ async def _replayed(
             await anyio.sleep_until(due)
         shown = await reader.shown(memory)
         if shown is not None:
+            await journal.room()
             journal.audit("delivery", str(shown.ref), revision=shown.revision)
             yield shown
 

@@ -1,13 +1,12 @@
 """A real cluster of three nats-servers of a test's own, on loopback; any of them can be killed."""
 
-import json
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from blackboard.jetstream import Connection
 from tests.servers import Server, free_port
@@ -98,23 +97,47 @@ async def step_down(connection: Connection, stream: str) -> None:
     await connection.api(f"STREAM.LEADER.STEPDOWN.{stream}")
 
 
+class _Meta(msgspec.Struct):
+    leader: str = ""
+    cluster_size: int = 0
+
+
+class _Stream(msgspec.Struct):
+    name: str
+    cluster: _Meta = msgspec.field(default_factory=_Meta)
+
+
+class _Account(msgspec.Struct):
+    stream_detail: list[_Stream] = []
+
+
+class _Jsz(msgspec.Struct):
+    meta_cluster: _Meta = msgspec.field(default_factory=_Meta)
+    account_details: list[_Account] = []
+
+
 def _is_ready(member: Server) -> bool:
-    meta = (_page(member, "jsz") or {}).get("meta_cluster") or {}
-    known = meta.get("cluster_size", 0) == SIZE and bool(meta.get("leader"))
-    return known and (_page(member, "healthz") or {}).get("status") == "ok"
+    meta = _jsz(member).meta_cluster
+    return meta.cluster_size == SIZE and meta.leader != "" and _page(member, "healthz") is not None
 
 
-def _leader(member: Server, stream: str) -> str | None:
-    page = _page(member, "jsz?streams=true&accounts=true") or {}
-    details = [one for account in page["account_details"] for one in account["stream_detail"]]
-    found: Iterator[dict[str, Any]] = (one for one in details if one["name"] == stream)
-    return next((one["cluster"].get("leader") for one in found if "cluster" in one), None)
+def _leader(member: Server, stream: str) -> str:
+    """Who leads a stream as one server sees it; empty when nobody does."""
+    accounts = _jsz(member).account_details
+    streams = [one for account in accounts for one in account.stream_detail if one.name == stream]
+    return streams[0].cluster.leader if streams else ""
 
 
-def _page(member: Server, path: str) -> dict[str, Any] | None:
+def _jsz(member: Server) -> _Jsz:
+    page = _page(member, "jsz?streams=true&accounts=true")
+    return _Jsz() if page is None else msgspec.json.decode(page, type=_Jsz)
+
+
+def _page(member: Server, path: str) -> bytes | None:
+    """A monitoring page; None when the server is away, or says that it is not healthy."""
     try:
-        with urllib.request.urlopen(f"{member.monitor}/{path}", timeout=2) as answer:  # noqa: S310
-            return json.load(answer)
+        with urllib.request.urlopen(f"{member.monitor}/{path}", timeout=2) as answer:  # noqa: S310 - http
+            return answer.read()
     except urllib.error.HTTPError as error:
         error.close()
         return None

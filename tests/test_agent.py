@@ -317,6 +317,7 @@ def test_a_file_with_one_agent_is_loaded_with_the_modules_beside_it(tmp_path: Pa
     file = tmp_path / "my-agent.py"
     file.write_text(
         "from blackboard import Agent\nfrom beside_it import NAME\nagent = Agent(NAME)\n"
+        "@agent.on('in')\nasync def take(item, board): ...\n"
         "if __name__ == '__main__':\n    agent.run()\n"
     )
 
@@ -332,6 +333,10 @@ def test_a_file_with_one_agent_is_loaded_with_the_modules_beside_it(tmp_path: Pa
         ("import no_such_module_at_all\n", "ModuleNotFoundError"),
         ("x = 1\nraise ValueError('odd')\n", "ValueError: odd .*broken.py:2"),
         ("raise SystemExit(3)\n", "SystemExit"),
+        ("x = '\0'\n", "broken.py.*null bytes"),
+        ("from blackboard import Agent\na = Agent('a')\n", "'a' in .* has no handlers"),
+        # the line is the user's own, not that of the library that refused it
+        ("from blackboard import Agent\na = Agent('Not One')\n", "InvalidError: .*broken.py:2"),
     ],
 )
 def test_a_file_that_is_no_agent_is_a_clear_error(tmp_path: Path, text: str, words: str) -> None:

@@ -137,6 +137,15 @@ def test_four_processes_that_start_at_once_share_one_graph(tmp_path: Path):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".onnx"]
 
 
+def test_the_runtime_reports_to_nobody_and_leaves_nothing_in_the_users_home(tmp_path: Path):
+    home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    program = [sys.executable, "-c", "import blackboard.recall.weights"]
+
+    subprocess.run(program, env=home, check=True, timeout=50)
+
+    assert list(tmp_path.rglob("*")) == []
+
+
 async def test_missing_weights_name_the_command_that_installs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -174,3 +174,17 @@ async def test_an_error_in_the_body_of_open_is_raised_as_it_is(server: Server) -
     with pytest.raises(ZeroDivisionError):
         async with Blackboard.open(server.url) as board, board.view("t"), board.watch("t"):
             raise ZeroDivisionError
+
+
+async def test_no_delivery_of_a_fast_reader_goes_unrecorded(board: Blackboard) -> None:
+    total = 25_000
+    for first in range(0, total, 5_000):
+        await board.put_many("t", list(range(first, first + 5_000)))
+
+    async with board.replay("t") as memories:
+        seen = [memory.content async for memory in memories]
+    async with board.view("t") as view:
+        assert len(view) == total
+
+    assert seen == list(range(total))
+    assert board.journal.counters == {}

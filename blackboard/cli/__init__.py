@@ -63,6 +63,11 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "Check the broker, the board and who may do what.",
             "    blackboard doctor --board research",
         ),
+        "apply": Entry(
+            "apply:apply",
+            "Bring a board to other limits, or give it replicas, without loss.",
+            "    blackboard apply --replicas 3 --memory-bytes 8GiB --dry-run",
+        ),
     },
     MEMORIES: {
         "put": Entry(

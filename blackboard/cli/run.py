@@ -6,6 +6,7 @@ from blackboard.cli.output import say_json
 from blackboard.cli.place import HERE, Place
 from blackboard.cli.times import parse_time
 from blackboard.errors import InvalidError
+from blackboard.runtime.process import log_to_stderr
 from blackboard.runtime.replicas import run_file
 
 
@@ -41,6 +42,7 @@ async def run(
     if start is not None and start not in ("now", "start"):
         begin = parse_time(start, "--start").isoformat()
     settings = place.settings()
+    log_to_stderr()
     code = await run_file(file, replicas=replicas, start=begin, grace_s=grace, settings=settings)
     if place.as_json:
         say_json({"file": str(file), "replicas": replicas, "exit_code": code})

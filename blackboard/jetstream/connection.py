@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import nats.errors
 from nats.aio.client import Client
@@ -29,6 +30,8 @@ REQUEST_S = 5.0
 SECRET = re.compile(r"(?<=//)[^/,]*@|(?<![^,])[^/,]*@")
 """A token, or user and password, in one of several addresses."""
 MAX_BATCH = 1000
+STRIDE = 64
+"""Messages of a batch after which it goes on its way: the broker works while we encode."""
 BATCH_TRIES = 40
 """Tries at a free batch slot; with the jitter below, about four seconds."""
 
@@ -180,6 +183,8 @@ class Connection(Api):
                 headers["Nats-Batch-Commit"] = "1"
             if number not in (1, last):
                 await self._send(message, headers)
+                if number % STRIDE == 0:
+                    await anyio.lowlevel.checkpoint()
                 continue
             answer = await self.request(message.subject, message.data, headers)
             ack = _read_ack(answer.data) if answer.data else _Ack()

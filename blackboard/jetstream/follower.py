@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import nats.errors
 from nats.aio.msg import Msg
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_S = 5.0
 SILENCE_S = 2.5 * HEARTBEAT_S
 """Without message or heartbeat for this long, the consumer counts as gone."""
+STRIDE = 64
 RETRY_S = 0.25
 INACTIVE_S = 60.0
 DELETED_S = 2.0
@@ -54,6 +56,7 @@ class Follower:
         self._consumer = ""
         self._position: int | None = None
         self._number = 0
+        self._taken = 0
         self._broken = False
         self._forget = connection.on_reconnect(self._on_reconnect)
         self.pending = 0
@@ -87,6 +90,10 @@ class Follower:
             if not self._arrived:
                 await self._wait()
                 continue
+            self._taken += 1
+            if self._taken % STRIDE == 0:
+                # Others get a turn too, however much has arrived already.
+                await anyio.lowlevel.checkpoint()
             msg = self._arrived.popleft()
             if msg.headers and "Status" in msg.headers:
                 await self._on_status(msg)
@@ -149,6 +156,7 @@ class Follower:
         while True:
             try:
                 await self.stop()
+                await self._check_stream()
                 await self.begin()
             except RetryableError as error:
                 logger.debug("follower.waiting", extra={"error": str(error)})
@@ -161,6 +169,16 @@ class Follower:
                 await anyio.sleep(RETRY_S)
             else:
                 return
+
+    async def _check_stream(self) -> None:
+        """Notice a stream that was made anew: its sequences begin again below our position.
+
+        Raises:
+            TerminalError: It was.
+        """
+        info = await self._connection.stream(self._stream)
+        if info is not None and self._position and info.state.last_seq < self._position:
+            raise TerminalError(f"the stream {self._stream!r} was deleted and made anew")
 
     async def begin(self) -> None:
         """Make the consumer behind the last message handed on, or at the start.

@@ -15,7 +15,8 @@ def load_agent(path: Path | str) -> Agent:
     Modules beside the file can be imported from it, as when Python runs it.
 
     Raises:
-        SettingsError: There is no such file, it fails, or it does not define exactly one agent.
+        SettingsError: There is no such file, it fails, or it does not define exactly one agent that
+            handles something.
     """
     file = Path(path).resolve()
     if not file.is_file():
@@ -32,9 +33,11 @@ def load_agent(path: Path | str) -> Agent:
     except SettingsError:
         raise
     except SyntaxError as error:
-        raise SettingsError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        where = "" if error.lineno is None else f":{error.lineno}"
+        raise SettingsError(f"{error.filename or file}{where}: {error.msg}") from error
     except (Exception, SystemExit) as error:
-        line = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((one for one in reversed(frames) if one.filename == str(file)), frames[-1])
         raise SettingsError(
             f"{str(path)!r} cannot be loaded: {type(error).__name__}: {error} "
             f"({line.filename}:{line.lineno})"
@@ -46,4 +49,9 @@ def load_agent(path: Path | str) -> Agent:
             f"{str(path)!r} must define exactly one Agent, for example `agent = Agent('name')`; "
             f"it has {names or 'none'}"
         )
-    return next(iter(found.values()))
+    agent = next(iter(found.values()))
+    if not agent.handlers:
+        raise SettingsError(
+            f"agent {agent.name!r} in {str(path)!r} has no handlers; declare one with @agent.on"
+        )
+    return agent

@@ -53,7 +53,11 @@ async def run_file(
     processes: list[Process] = []
 
     async def mind(process: Process) -> None:
-        codes.append(await process.wait())
+        code = await process.wait()
+        codes.append(code)
+        if code < 0 and len(codes) < replicas:
+            # It could not say so itself, and those that are left look like all of them.
+            logger.warning("replicas.killed", extra={"pid": process.pid, "signal": -code})
 
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         try:

@@ -145,7 +145,8 @@ async def running(
     try:
         async with anyio.create_task_group() as group:
             await runner.begin(group, start)
-            logger.info("agent.running", extra={"agent": agent.name, "board": board.name})
+            where = {"board": board.name, "broker": board.url}
+            logger.info("agent.running", extra={"agent": agent.name, **where})
             try:
                 yield runner
             finally:

@@ -27,7 +27,7 @@ from tests.stack_users import pids
 
 NAMES = [
     *("up", "demo", "put", "get", "watch", "replay", "agents", "topics", "stats"),
-    *("run", "dead", "audit", "trace", "explain", "doctor"),
+    *("run", "dead", "audit", "trace", "explain", "doctor", "apply"),
 ]
 SUBCOMMANDS = [
     "agents list",
@@ -128,6 +128,11 @@ def test_help_loads_no_command_and_no_vendor_of_an_extra():
         (("agents", "lst"), "see `blackboard agents --help`"),
         (("dead", "retry"), "say which letters to retry: their numbers, or --all"),
         (("run", "agent.py", "--replicas", "0"), "--replicas 0 must be at least 1"),
+        (
+            ("apply", "--memory-bytes", "lots"),
+            "--memory-bytes 'lots' is no size; write one like 8GiB",
+        ),
+        (("apply", "--history", "0"), "history must be at least 1"),
         (("run", "agent.py"), "there is no agent file 'agent.py'"),
     ],
 )

@@ -1,0 +1,403 @@
+"""Corners where two rules meet: labels, sharing, aliases, foreign messages, odd arguments."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from blackboard import Agent, Blackboard, Memory, Ref
+from blackboard.errors import BlackboardError, InvalidError, NotFoundError, UnavailableError
+from blackboard.jetstream import Outgoing
+from tests.settling import everything, settled
+from tests.waiting import wait_until
+
+
+async def test_once_in_a_handler_stores_its_result_under_the_label_of_the_input(
+    board: Blackboard,
+) -> None:
+    agent = Agent("maker")
+
+    @agent.on("in", to="out")
+    async def make(item: Memory, bound: Blackboard) -> Memory:
+        return await bound.once("sum", item.content, lambda: f"about {item.content}")
+
+    async with agent.running(board):
+        await board.put("in", "private", access="pii")
+        out = await board.wait("out", timeout=5)
+
+    assert out.access == "pii"
+    assert {memory.access for memory in await everything(board, "once.>")} == {"pii"}
+
+
+async def test_a_foreign_message_at_the_place_of_a_result_does_not_have_it_made_for_ever(
+    board: Blackboard,
+) -> None:
+    made: list[int] = []
+    first = await board.once("sum", "x", lambda: "r")
+    key = f"once.other.{first.id}"
+    # The place of another result, known beforehand: whoever may write can reach it.
+    second = await board.sibling(board="probe").once("other", "y", lambda: "r")
+    place = f"mem.main.shared.mallory.once.other.{second.id}"
+    await board.log.connection.publish(Outgoing(place, b"garbage"))
+
+    def make() -> str:
+        made.append(1)
+        return "r"
+
+    with anyio.fail_after(5):
+        result = await board.once("other", "y", make)
+    assert (result.content, len(made)) == ("r", 1), key
+
+
+async def test_a_foreign_message_above_shared_state_does_not_block_handlers(
+    board: Blackboard,
+) -> None:
+    agent = Agent("counter")
+    tried: list[int] = []
+
+    @agent.on("in")
+    async def count(_: Memory, bound: Blackboard) -> None:
+        tried.append(1)
+        await bound.update("*/state/n", lambda m: 1 if m is None else m.content + 1)
+
+    await board.put("state", 1, key="n")
+    await board.log.connection.publish(Outgoing("mem.main.shared.mallory.state.n", b"garbage"))
+    async with agent.running(board):
+        await board.put("in", "go")
+        await settled(board, "counter--count")
+    assert (await board.get("*/state/n")).content == 2
+    assert len(tried) == 1
+
+
+async def test_what_a_reader_changes_in_its_copy_reaches_nobody_else(board: Blackboard) -> None:
+    first = await board.once("sum", "x", lambda: {"n": [1]}, topic="out")
+    second = await board.once("sum", "x", lambda: {"n": [1]}, topic="out")
+    one = await board.get(first.ref)
+    one.content["n"].append(2)
+    assert (await board.get(second.ref)).content == {"n": [1]}
+
+
+async def test_what_a_handler_changes_in_what_it_read_is_not_stored(board: Blackboard) -> None:
+    agent = Agent("maker")
+
+    @agent.on("in")
+    async def make(_: Memory, bound: Blackboard) -> None:
+        ref = await bound.put("out", {"n": 1})
+        (await bound.get(ref)).content["n"] = 2
+
+    async with agent.running(board):
+        await board.put("in", "go")
+        out = await board.wait("out", timeout=5)
+    assert out.content == {"n": 1}
+
+
+async def test_a_handler_that_runs_again_gets_its_input_as_it_was(board: Blackboard) -> None:
+    agent = Agent("maker")
+    await board.put("state", 0, key="n")
+    runs: list[int] = []
+
+    @agent.on("in", to="out")
+    async def make(item: Memory, bound: Blackboard) -> Any:
+        item.content.append(2)
+        runs.append(1)
+        await bound.update("*/state/n", lambda m: m.content + 1)
+        if len(runs) == 1:
+            await board.update("*/state/n", lambda m: m.content + 10)
+        return item.content
+
+    async with agent.running(board):
+        await board.put("in", [1])
+        out = await board.wait("out", timeout=5)
+    assert len(runs) == 2
+    assert out.content == [1, 2]
+
+
+async def test_a_request_of_a_revised_input_is_a_new_request(board: Blackboard) -> None:
+    oracle, asker = Agent("oracle"), Agent("asker")
+
+    @oracle.answers("q")
+    async def answer(question: Memory, _: Blackboard) -> str:
+        return f"re {question.content}"
+
+    @asker.on("in", to="out")
+    async def ask(item: Memory, bound: Blackboard) -> str:
+        return (await bound.ask("q", item.content, timeout=5)).content
+
+    async with oracle.running(board), asker.running(board):
+        ref = await board.put("in", "one")
+        out = await board.wait("out", timeout=5)
+        await board.revise(ref, "two")
+        await settled(board, "asker--ask")
+    assert (await board.get(out.ref)).content == "re two"
+
+
+async def test_a_revision_in_a_handler_names_its_input_and_counts_the_hop(
+    board: Blackboard,
+) -> None:
+    agent = Agent("maker")
+    mine = await board.sibling(agent="maker").put("mine", 0)
+
+    @agent.on("in")
+    async def make(item: Memory, bound: Blackboard) -> None:
+        await bound.revise(mine, item.content)
+
+    async with agent.running(board):
+        source = await board.put("in", 1)
+        await settled(board, "maker--make")
+    revised = await board.get(mine)
+    assert (revised.content, revised.hops, revised.sources) == (1, 1, (source.pinned(),))
+
+
+async def test_a_revision_in_a_handler_does_not_carry_private_content_into_the_open(
+    board: Blackboard,
+) -> None:
+    agent = Agent("maker")
+    mine = await board.sibling(agent="maker").put("mine", "open")
+
+    @agent.on("in")
+    async def make(item: Memory, bound: Blackboard) -> None:
+        await bound.revise(mine, item.content)
+
+    async with agent.running(board):
+        await board.put("in", "private", access="pii")
+        await settled(board, "maker--make")
+    assert (await board.get(mine)).content == "open"
+
+
+async def test_a_handler_may_take_shared_state_back_and_put_it_under_another_label(
+    board: Blackboard,
+) -> None:
+    agent = Agent("maker")
+    await board.put("state", 1, key="k", access="pii")
+
+    @agent.on("in")
+    async def make(_: Memory, bound: Blackboard) -> None:
+        await bound.retire("*/state/k")
+        await bound.put("state", 2, key="k", access="finance")
+
+    async with agent.running(board):
+        await board.put("in", "go")
+        await settled(board, "maker--make")
+    now = await board.get("*/state/k")
+    assert (now.content, now.access) == (2, "finance")
+
+
+async def test_an_error_text_that_is_no_unicode_ends_neither_agent_nor_once(
+    board: Blackboard,
+) -> None:
+    agent = Agent("maker")
+
+    @agent.on("in", attempts=1, to="out")
+    async def make(item: Memory, _: Blackboard) -> str:
+        if item.content == "bad":
+            raise FileNotFoundError("no file \udcff")
+        return "fine"
+
+    async with agent.running(board):
+        await board.put("in", "bad")
+        await board.put("in", "good")
+        assert (await board.wait("out", timeout=5)).content == "fine"
+
+    def fail() -> str:
+        raise FileNotFoundError("no file \udcff")
+
+    with pytest.raises(FileNotFoundError):
+        await board.once("sum", "x", fail)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        {"content": "\ud800"},
+        {"content": {"a": "\ud800"}},
+        {"content": 1, "session": "\ud800"},
+        {"content": 1, "tags": {"a": "\ud800"}},
+        {"content": 1, "ttl": timedelta.max},
+        {"content": Memory(content=1, content_of=Ref("alice", "t", "0" * 32, 1))},
+    ],
+)
+async def test_what_has_no_json_or_no_end_is_refused(
+    board: Blackboard, put: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidError):
+        await board.put("t", **put)
+
+
+async def test_times_beyond_the_calendar_are_taken_or_refused(board: Blackboard) -> None:
+    ref = await board.put("t", 1)
+    with anyio.fail_after(5):
+        async with board.watch("t", since=timedelta.max) as memories:
+            async for memory in memories:
+                assert memory.content == 1
+                break
+    with anyio.fail_after(5):
+        async with board.watch("t", since=datetime.min.replace(tzinfo=UTC)) as memories:
+            async for memory in memories:
+                break
+    assert (await board.get(ref, at=datetime.max.replace(tzinfo=UTC))).content == 1
+
+
+async def test_inputs_of_once_that_are_nested_too_deeply_are_refused(board: Blackboard) -> None:
+    for depth in (150, 300, 450, 600, 900):
+        deep: Any = 1
+        for _ in range(depth):
+            deep = [deep]
+        try:
+            await board.once("sum", deep, lambda: 1)
+        except InvalidError:
+            pass
+
+
+async def test_waiting_passes_over_what_another_agent_replaced(board: Blackboard) -> None:
+    await board.put("state.job", "pending", key="a", tags={"is": "pending"})
+    await board.sibling(agent="bob").put("state.job", "done", key="a", tags={"is": "done"})
+    await board.put("state.job", "pending", key="b", tags={"is": "pending"})
+    await board.sibling(agent="bob").retire("*/state.job/b")
+    with pytest.raises(TimeoutError):
+        await board.wait("state.job", tags={"is": "pending"}, timeout=0.5)
+
+
+async def test_a_light_memory_that_is_reclassified_stays_readable(board: Blackboard) -> None:
+    light = await board.once("sum", "x", lambda: "result", topic="out")
+    await board.reclassify(light.ref, "pii")
+    moved = await board.get(light.ref)
+    assert (moved.content, moved.access) == ("result", "pii")
+
+
+async def test_a_reader_can_ask_the_leader_for_what_is_not_there(board: Blackboard) -> None:
+    await board.put("t", 1)
+    board.log.reads.replicated = True
+    with pytest.raises(NotFoundError):
+        await board.get(Ref("alice", "t", "0" * 32))
+
+
+async def test_a_closed_board_says_so_in_its_own_words(board: Blackboard) -> None:
+    async with Blackboard.open(board.url, board="main") as other:
+        ref = await other.put("t", 1)
+    for act in (
+        lambda: other.get(ref),
+        lambda: other.get(ref, at=datetime.now(UTC)),
+        lambda: other.put("t", 2),
+        lambda: other.put("t", "x" * 600_000),
+        lambda: other.wait("t", timeout=1),
+        lambda: other.once("sum", "x", lambda: 1),
+    ):
+        with pytest.raises(UnavailableError):
+            await act()
+
+
+async def test_a_very_long_reason_is_refused(board: Blackboard) -> None:
+    ref = await board.put("t", 1)
+    with anyio.fail_after(5), pytest.raises(InvalidError):
+        await board.retire(ref, reason="x" * 2_000_000)
+
+
+@pytest.mark.parametrize("version", ["β 1", "1\u2028", "v" * 200_000])
+async def test_any_version_is_recorded_or_refused(board: Blackboard, version: str) -> None:
+    try:
+        agent = Agent("maker", version=version)
+    except InvalidError:
+        return
+
+    @agent.on("in", to="out")
+    async def make(_: Memory, bound: Blackboard) -> int:
+        return 1
+
+    async with agent.running(board):
+        await board.put("in", 1)
+        out = await board.wait("out", timeout=5)
+    assert out.cause is not None
+    assert f" v{version} " in out.cause
+
+
+async def test_the_longest_names_work(board: Blackboard) -> None:
+    long = board.sibling(board="b" * 64, agent="a" * 64)
+    topic = ".".join(["t" * 63] * 8)
+    ref = await long.put(topic, 1, key="k" * 128, access="l" * 64)
+    agent = Agent("h" * 64)
+    got: list[Any] = []
+
+    @agent.on(topic, name="n" * 64, start="start", to=topic)
+    async def take(item: Memory, bound: Blackboard) -> str:
+        got.append(item.content)
+        return await bound.once("o" * 64, item, lambda: "done") and "x" * 300_000
+
+    async with long.view(topic) as view, agent.running(long):
+        await wait_until(lambda: len(view) == 2 + 0 or len(view) > 2, "all there")
+        assert view[ref].content == 1
+    assert (await long.get(ref)).content == 1
+
+
+async def test_a_question_whose_answer_has_no_place_is_refused_at_once(board: Blackboard) -> None:
+    with anyio.fail_after(5), pytest.raises(InvalidError):
+        await board.ask(".".join(["t" * 63] * 8), 1, timeout=4)
+
+
+async def test_an_output_whose_time_was_over_is_not_put_by_returning_it(board: Blackboard) -> None:
+    agent = Agent("maker")
+
+    @agent.on("in", start="start", to="out")
+    async def make(item: Memory, bound: Blackboard) -> Memory:
+        return await bound.once("sum", item, lambda: 1, ttl=timedelta(seconds=1))
+
+    await board.put("in", 1)
+    await anyio.sleep(1.1)
+    async with agent.running(board):
+        await settled(board, "maker--make")
+    assert await everything(board, "out") == []
+
+
+async def test_a_light_memory_is_returned_as_it_is_stored(board: Blackboard) -> None:
+    agent = Agent("maker")
+    seen: list[Memory] = []
+
+    @agent.on("in", to="out")
+    async def make(item: Memory, bound: Blackboard) -> Memory:
+        light = await bound.once("sum", item, lambda: 1)
+        seen.append(light)
+        return light
+
+    async with agent.running(board):
+        await board.put("in", 1, session="s", user="u", access="pii")
+        out = await board.wait("out", timeout=5)
+    light = seen[0]
+    assert (light.session, light.user, light.hops, light.sources) == (
+        out.session,
+        out.user,
+        out.hops,
+        out.sources,
+    )
+
+
+async def test_a_blob_that_names_a_place_elsewhere_is_refused(board: Blackboard) -> None:
+    body = msgspec.json.encode(
+        {
+            "blob": {
+                "id": "*",
+                "size": 1,
+                "chunks": 1,
+                "sha256": "0",
+                "agent": "*",
+            }
+        }
+    )
+    subject = f"mem.main.shared.mallory.t.{'0' * 32}"
+    await board.put("u", "x" * 600_000)
+    await board.log.connection.publish(Outgoing(subject, body, {"Bb-Agent": "mallory"}))
+    with pytest.raises(InvalidError, match="blob"):
+        await board.get(Ref("mallory", "t", "0" * 32))
+
+
+async def test_a_view_drops_what_shows_nothing_any_more(board: Blackboard) -> None:
+    ref = await board.put("t", "old", key="k")
+    body = msgspec.json.encode({"content_of": f"*/once.x/none@{1}"})
+    async with board.view("t") as view:
+        assert ref in view
+        await board.log.connection.publish(
+            Outgoing("mem.main.shared.alice.t.k", body, {"Bb-Agent": "alice"})
+        )
+        await wait_until(lambda: ref not in view, "what cannot be read is not in the view", 3)
+    with pytest.raises(BlackboardError):
+        await board.get(ref)
