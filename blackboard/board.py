@@ -488,6 +488,8 @@ class Blackboard:
             )
             result, made = await once.result(work, make)
             span.set_attribute(REUSED, not made)
+            if not made:
+                span.link(result.trace)
             once.count(result, made=made)
             binding = self._writer.binding
             target = topic or (None if binding is None else binding.to)

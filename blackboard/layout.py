@@ -48,7 +48,7 @@ APPLIED = (
     "deny_purge",
     "num_replicas",  # last: while a stream is copied, the broker had better change nothing else
 )
-"""What `apply` brings a stream to; whatever else was set on it stays, how long it keeps included."""
+"""What `apply` brings a stream to; whatever else was set on it stays, its `max_age` included."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,7 +195,7 @@ async def boards(connection: Connection) -> list[str]:
 
 
 async def limits_of(connection: Connection, board: str) -> Limits:
-    """What an existing board may hold, as the broker has it; where a stream is missing, the default.
+    """What an existing board may hold, as the broker has it; the default where a stream is missing.
 
     Raises:
         NotFoundError: There is no such board.
@@ -346,7 +346,7 @@ class _Replica(msgspec.Struct):
 class _Cluster(msgspec.Struct):
     leader: str = ""
     replicas: list[_Replica] = []
-    desired: msgspec.Raw | None = None
+    desired: dict[str, Any] | None = None
     """Where it shall lie, as long as it does not."""
 
 

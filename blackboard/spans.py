@@ -176,6 +176,14 @@ class Span:
             self._attributes[name] = plain
             self._span.set_attribute(name, plain)
 
+    def link(self, traceparent: str | None) -> None:
+        """Name a span that this one continues; without effect when it is not recorded."""
+        if not self.recording or traceparent is None or len(self._links) >= MAX_LINKS:
+            return
+        for one in _linked([traceparent]):
+            self._links = (*self._links, f"{one.trace_id:032x}-{one.span_id:016x}")
+            self._span.add_link(one)
+
     def fail(self, error: BaseException) -> None:
         """Mark the span as failed, for an error that the caller handles itself."""
         if self.recording:

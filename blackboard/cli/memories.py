@@ -10,7 +10,7 @@ import anyio.to_thread
 import msgspec
 from cyclopts import Parameter
 
-from blackboard.cli.output import as_tree, line, say, say_json, show
+from blackboard.cli.output import as_tree, line, say, say_json, show, warn
 from blackboard.cli.place import HERE, WRITE_HERE, Place, WritingPlace, opened
 from blackboard.cli.times import parse_duration, parse_point, parse_since, parse_time
 from blackboard.codec import Json
@@ -222,5 +222,9 @@ def _value(content: str, *, text: bool) -> Json:
         return content
     try:
         return msgspec.json.decode(content)
-    except msgspec.DecodeError:
+    except msgspec.DecodeError as error:
+        if content.lstrip()[:1] in ("{", "["):
+            warn(
+                f"stored as text, because it is no valid JSON: {error} (--text says that it is meant)"
+            )
         return content

