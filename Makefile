@@ -2,6 +2,7 @@
 #
 #   make demo      the flock over shared memory, in four acts (ARGS="--act kill" for one of them)
 #   make test      the whole suite                            (ARGS="-k once" for a part)
+#   make faults    the tests that kill servers and wait for the others to notice
 #   make check     ruff, pyright strict, import floors
 #   make bench     measurements against a raw client, minutes (ARGS="--rounds 5")
 #   make bench-full   the same with the sizes that take long (a million memories)
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The build backend is in the lock files, so installing the tree itself fetches nothing.
 SELF := $(PIP) install --no-deps --no-build-isolation --editable .
 
-.PHONY: install demo test check bench bench-full schemas up lock clean
+.PHONY: install demo test faults check bench bench-full schemas up lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.everything
@@ -35,6 +36,9 @@ up: $(VENV)/.demo
 
 test: $(VENV)/.everything
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+faults: $(VENV)/.everything
+	$(BIN)/python -m pytest -m faults $(ARGS)
 
 check: $(VENV)/.everything
 	$(BIN)/ruff check .

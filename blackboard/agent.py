@@ -26,6 +26,7 @@ from blackboard.subjects import Pattern, check_name
 from blackboard.watch import Since
 
 FunctionT = TypeVar("FunctionT", bound=Function)
+MAX_VERSION = 256
 
 
 class Agent:
@@ -41,8 +42,10 @@ class Agent:
 
     def __init__(self, name: str, version: str = "1") -> None:
         self.name = check_name("agent", name)
-        if not version.isprintable() or not version.strip():
-            raise InvalidError(f"version={version!r} must be printable text")
+        if not version.isprintable() or not 0 < len(version.strip()) <= MAX_VERSION:
+            raise InvalidError(
+                f"the version must be printable text of 1 to {MAX_VERSION} characters"
+            )
         self.version = version
         self.handlers: dict[str, Handler] = {}
 

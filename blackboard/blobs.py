@@ -13,7 +13,7 @@ from blackboard.jetstream import NoStreamError, Outgoing
 from blackboard.layout import create_board
 from blackboard.log import Log
 from blackboard.messages import Blob
-from blackboard.subjects import blob_stream, blob_subject
+from blackboard.subjects import blob_subject, check_name, is_id
 
 CHUNK_BYTES = 512 * 1024
 BATCH_CHUNKS = 32
@@ -66,14 +66,13 @@ async def load_blob(log: Log, access: str, blob: Blob, what: str) -> bytes:
         InvalidError: The bytes are not those that were stored.
         UnavailableError: No answer in time.
     """
+    if not is_id(blob.id):
+        raise InvalidError(f"{what} names a blob {blob.id!r}, which is none")
+    check_name(f"{what}: the agent of its blob,", blob.agent)
     chunks: list[bytes] = []
-    stream = blob_stream(log.board)
     for number in range(blob.chunks):
         subject = blob_subject(log.board, access, blob.agent, blob.id, number)
-        message = await log.connection.last(stream, subject)
-        if message is None:
-            # A replica that lags has not got it yet; only the leader knows that it is gone.
-            message = await log.connection.leader_last(stream, subject)
+        message = await log.chunks.last(subject)
         if message is None:
             raise GoneError(what, "forgotten")
         chunks.append(message.data)

@@ -395,7 +395,7 @@ class Blackboard:
         Raises:
             NotFoundError: It is not there, or expired.
             GoneError: It was taken back before.
-            InvalidError: It belongs to another agent.
+            InvalidError: It belongs to another agent, or the reason is above 8 KiB.
         """
         target = _ref(ref)
         with self.telemetry.span(DELETE_MEMORY, attributes={RECORD_ID: target}):
@@ -418,6 +418,8 @@ class Blackboard:
 
     async def reclassify(self, ref: RefLike, access: str) -> Ref:
         """Move a memory under another access label; its reference stays the same.
+
+        A memory that shows a result of `once` takes the content along; the result itself stays.
 
         Raises:
             LabelError: It lies there already.
@@ -463,7 +465,8 @@ class Blackboard:
             topic: Where this caller's own light memory goes, which shows the result; in a handler
                 by default its `to`. None returns the result itself.
             max_age: Makes it anew when the stored result is older.
-            access: The result's label; by default the one label of the inputs.
+            access: The result's label; by default the one label of the inputs, and in a handler of
+                its own inputs too.
             lease: Seconds without a sign of life after which another caller takes over; at least 1.
             session: Of the light memory, as the following are.
             user: The data subject.
@@ -551,6 +554,8 @@ class Blackboard:
     ) -> AbstractAsyncContextManager[AsyncIterator[Memory]]:
         """Follow a pattern: every revision and tombstone, once, in order, without a gap.
 
+        `async with board.watch("docs.>") as memories: async for memory in memories: …`
+
         It goes on by itself after a lost connection or a broker's restart.
 
         Args:
@@ -570,6 +575,8 @@ class Blackboard:
         speed: float | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[Memory]]:
         """Read the past as it was, in order, up to `until` or what there is when it begins.
+
+        `async with board.replay("docs.>") as memories: async for memory in memories: …`
 
         Args:
             pattern: As in `watch`.
@@ -645,13 +652,15 @@ class Blackboard:
     ) -> Memory:
         """Put a request and wait for the first answer that names it.
 
-        In a handler the request has a derived id: a redelivery waits for the same answer.
+        In a handler the request has a derived id: a redelivery waits for the same answer, and a
+        revised input asks anew.
 
         Raises:
             NoAnswerError: Nobody answered in time; the request stays on the board.
             InvalidError: An argument breaks a rule.
         """
         self._reserved(topic)
+        check_topic(f"{ANSWERS}.{topic}")
         memory = compose(
             content,
             kind="request",

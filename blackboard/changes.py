@@ -42,33 +42,23 @@ class Changes:
         self.draft = draft
         self.binding = binding
 
-    async def change(self, ref: Ref, decide: Change, draft: Draft | None, *, again: bool) -> Ref:
-        """Write what `decide` makes of the newest revision.
+    async def change(self, ref: Ref, decide: Change, draft: Draft | None) -> Ref:
+        """Write what `decide` makes of the newest revision; again on a conflict, until it holds.
 
         Args:
             ref: The memory.
-            decide: Gets the newest revision, gone or expired too, and returns the write.
+            decide: Gets the newest revision, gone or expired too, and returns the write. Raises
+                `ConflictError` when that is not the revision that its caller named.
             draft: Where the write goes; None stores it.
-            again: On a conflict, read and decide again, until it holds.
-
-        Raises:
-            ConflictError: Another writer was first, and `again` is off.
         """
-        refused = -1
         for attempt in count():
-            head = await (self.log.head(ref) if draft is None else draft.head(ref))
+            head, tip = await (self.log.look(ref) if draft is None else draft.look(ref))
             write = await decide(head)
-            seen = 0 if head is None else head.revision
-            if seen == refused:
-                # Nothing honest came in between, so something else lies above it.
-                write.expected = await self.log.tip(ref)
+            write.expected = max(write.expected, tip)
             try:
                 return await self.store(write, draft)
             except ConflictError:
-                if not again and seen == refused:
-                    raise
-            refused = seen
-            await self.contended(attempt)
+                await self.contended(attempt)
         raise AssertionError("unreachable")
 
     async def contended(self, attempt: int) -> None:
@@ -121,10 +111,17 @@ class Changes:
         inherited = None if live is None else live.expires
         if ttl is None:
             return inherited
-        if ttl < MIN_TTL:
+        try:
+            short = ttl < MIN_TTL
+        except TypeError as error:
+            raise InvalidError(f"ttl={ttl!r} must be a timedelta, in whatever unit") from error
+        if short:
             raise InvalidError(f"ttl={ttl} must be at least 1 s; leave it out to keep for good")
         since = now() if self.binding is None else self.binding.since
-        expires = since + ttl
+        try:
+            expires = since + ttl
+        except OverflowError as error:
+            raise InvalidError(f"ttl={ttl} is too long; leave it out to keep for good") from error
         if live is not None and (inherited is None or expires < inherited):
             raise InvalidError(
                 "a ttl cannot be shortened by a revision, because the revision before would "
@@ -135,6 +132,7 @@ class Changes:
     async def stored(self, memory: Memory, access: str) -> Memory:
         """The memory with content as JSON, or with large content put aside."""
         if memory.content_of is not None:
+            await self.reader.check_shown(memory.content_of, access)
             return memory
         content = to_json(memory.content)
         if isinstance(content, str) and len(content) < MAX_INLINE_BYTES // 8:

@@ -21,7 +21,7 @@ import anyio.to_thread
 import msgspec
 
 from blackboard.clock import now
-from blackboard.codec import Json, canonical, content_hash, to_json
+from blackboard.codec import Json, canonical, content_hash, printable, to_json
 from blackboard.envelope import Write, is_expired
 from blackboard.errors import (
     BlackboardError,
@@ -110,8 +110,13 @@ class Once:
         if lease_s < MIN_LEASE_S:
             raise InvalidError(f"lease={lease_s} must be at least 1 s")
         found: list[Memory] = []
-        fingerprint = await self._fingerprint(inputs, found)
+        try:
+            fingerprint = await self._fingerprint(inputs, found)
+        except RecursionError:
+            raise InvalidError("the inputs are nested too deeply, or contain themselves") from None
         labels = {memory.access for memory in found} - {SHARED}
+        if self._writer.binding is not None:
+            labels |= self._writer.binding.labels
         if access is None and len(labels) > 1:
             raise LabelError(f"the inputs lie under {sorted(labels)}; name access= for the result")
         label = access or next(iter(labels), SHARED)
@@ -126,11 +131,8 @@ class Once:
 
     async def _fingerprint(self, value: Json, found: list[Memory]) -> Json:
         if isinstance(value, Ref):
-            value = (
-                await self._reader.newest(value)
-                if value.revision is None
-                else (await self._reader.pinned(value))
-            )
+            read = self._reader.newest if value.revision is None else self._reader.pinned
+            value = await read(value)
         if isinstance(value, Memory):
             found.append(value)
             return {"sha256": content_hash(value.content)}
@@ -210,7 +212,7 @@ class Once:
         return memory
 
     async def _store(self, work: Work, result: Memory) -> Memory | None:
-        head = await self._log.head(work.ref)
+        head, tip = await self._log.look(work.ref)
         if head is not None and await self._stored(work) is not None:
             return None
         plain = msgspec.structs.replace(
@@ -221,7 +223,7 @@ class Once:
             ref=work.ref,
             access=work.access,
             agent=self._log.agent,
-            expected=0 if head is None else head.revision,
+            expected=tip,
             memory=memory,
         )
         try:
@@ -250,11 +252,13 @@ class Once:
             kind="result" if made else "reuse",
             cost=result.cost,
         )
+        if result.blob is None:
+            self._reader.keep(result.pinned, result.access, result.content)
         ref = await self._writer.put(
             topic, shown, key=None, access=result.access, ttl=ttl, expected=None, now=False
         )
         return msgspec.structs.replace(
-            shown,
+            await self._writer.bound(shown),
             agent=ref.agent,
             access=result.access,
             topic=topic,
@@ -344,7 +348,7 @@ class Claim:
 
     async def fail(self, error: Exception) -> None:
         """Let go with an error, which reaches those who wait."""
-        await self._end("failed", f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS])
+        await self._end("failed", printable(f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]))
 
     async def _end(self, state: Literal["failed", "released"], error: str | None) -> None:
         with anyio.move_on_after(END_S, shield=True):

@@ -91,6 +91,16 @@ def _plain(tree: Json) -> Json:
     return tree
 
 
+def own_copy(content: Json) -> Json:
+    """A copy of content (as `to_json` returns it) that its holder may change."""
+    return msgspec.to_builtins(content) if isinstance(content, dict | list) else content
+
+
+def printable(text: str) -> str:
+    """Text as JSON can carry it: names of files may hold bytes that are no Unicode."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def encode_content(content: Json) -> bytes:
     """Write content (as `to_json` returns it) as JSON text.
 
@@ -124,7 +134,7 @@ def canonical(value: Json) -> bytes:
     """
     try:
         return rfc8785.dumps(to_json(value))
-    except (rfc8785.CanonicalizationError, ValueError) as error:
+    except (rfc8785.CanonicalizationError, ValueError, RecursionError) as error:
         raise InvalidError(f"inputs have no canonical JSON: {error}") from error
 
 

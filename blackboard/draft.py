@@ -4,8 +4,10 @@ Reads through a draft see what was written into it. Nothing is on the board befo
 transaction commits, and then all of it is, with the record that says what it was made from.
 """
 
+import msgspec
+
 from blackboard.clock import now
-from blackboard.codec import canonical
+from blackboard.codec import canonical, own_copy
 from blackboard.envelope import Write
 from blackboard.errors import TooManyOutputsError
 from blackboard.log import Log
@@ -61,6 +63,14 @@ class Binding:
         self.given.add(identifier)
         return identifier
 
+    def request_id(self) -> str:
+        """The id of the next question: the same for the same revisions of the inputs.
+
+        Of a revised input another question is asked, and an answer cannot be revised.
+        """
+        inputs = [str(source) for source in self.sources]
+        return derived_id(canonical([self.next_id(), self.cause.run, inputs]))
+
 
 def _common(values: list[str | None]) -> str | None:
     """The one value all inputs agree on, or None."""
@@ -87,8 +97,15 @@ class Draft:
 
     async def head(self, ref: Ref) -> Memory | None:
         """The newest revision: what this draft holds, else what the board holds."""
+        return (await self.look(ref))[0]
+
+    async def look(self, ref: Ref) -> tuple[Memory | None, int]:
+        """The newest revision and the sequence to expect, which `add` knows for what it holds."""
         drafted = self._memories.get(ref.unpinned)
-        return drafted if drafted is not None else await self.log.head(ref)
+        if drafted is None:
+            return await self.log.look(ref)
+        # The reader may change what it gets; what is going to be stored stays as it was put.
+        return msgspec.structs.replace(drafted, content=own_copy(drafted.content)), 0
 
     def add(self, write: Write) -> Ref:
         """Collect a write. A second write to the same memory takes the place of the first.
@@ -98,10 +115,13 @@ class Draft:
         Raises:
             TooManyOutputsError: More than one batch holds.
         """
-        before = self._writes.get((write.ref, write.access))
+        before = self._writes.pop((write.ref, write.access), None)
+        if before is None and write.ref.shared:
+            # Shared state is checked over all labels, and against the state before the batch.
+            before = next((w for (ref, _), w in self._writes.items() if ref == write.ref), None)
         if before is not None:
             write.expected = before.expected
-        elif len(self._writes) >= MAX_WRITES:
+        if len(self._writes) >= MAX_WRITES:
             raise TooManyOutputsError(
                 f"a handler may put {MAX_WRITES} memories for one input; "
                 "split the input, or use put(..., now=True) for some"

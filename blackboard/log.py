@@ -26,7 +26,14 @@ from blackboard.messages import Memory
 from blackboard.room import Room, weight
 from blackboard.sender import Sender
 from blackboard.settings import Limits
-from blackboard.subjects import Ref, check_name, memory_stream, reference_filter, subject_matches
+from blackboard.subjects import (
+    Ref,
+    blob_stream,
+    check_name,
+    memory_stream,
+    reference_filter,
+    subject_matches,
+)
 from blackboard.telemetry import INVALID_MESSAGES, WRITES, Telemetry
 
 logger = logging.getLogger(__name__)
@@ -92,6 +99,7 @@ class Log:
         self.limits = limits
         self.stream = memory_stream(board)
         self.reads = reads or FreshReads(connection, self.stream)
+        self.chunks = FreshReads(connection, blob_stream(board))
         self._sender = Sender(connection, board, self.stream, limits, self.reads)
         self._room = Room(connection, board, self.stream)
 
@@ -214,24 +222,40 @@ class Log:
             InvalidError: The message there is no memory, or claims to be somebody else's.
             UnavailableError: No answer in time.
         """
+        return (await self.look(ref))[0]
+
+    async def look(self, ref: Ref) -> tuple[Memory | None, int]:
+        """Read the newest revision as `head` does, and the sequence that the next must expect.
+
+        That is another one where something that is no honest memory lies above shared state. Both
+        come from one look: a sequence read later could be that of a revision nobody has seen.
+        """
         subject = reference_filter(self.board, ref)
         message = await self.reads.last(subject, ref.written or 0)
         if message is None:
-            return None
+            return None, 0
         try:
-            return self.check(message, subject)
+            memory = self.check(message, subject)
         except InvalidError:
             self.telemetry.count(INVALID_MESSAGES)
-            return await self._newest_honest(subject)
+        else:
+            return memory, memory.revision
+        honest = await self._newest_honest(subject, message.sequence)
+        seen = 0 if honest is None else honest.revision
+        over_all = ref.shared or honest is None
+        return honest, max(seen, message.sequence) if over_all else seen
 
-    async def _newest_honest(self, subject: str) -> Memory | None:
+    async def _newest_honest(self, subject: str, least: int) -> Memory | None:
         """What lies newest below a message that is no honest memory.
 
         Only shared state can be covered so, for others may write it: one message per agent and
         label is looked at.
         """
         honest: Memory | None = None
-        for message in await self.reads.last_of_each(subject):
+        found = await self.reads.last_of_each(subject)
+        if max((message.sequence for message in found), default=0) < least:
+            raise UnavailableError(f"a replica lags behind at {subject}; try again")
+        for message in found:
             try:
                 memory = self.check(message, subject)
             except InvalidError:
@@ -239,11 +263,6 @@ class Log:
             if honest is None or memory.revision > honest.revision:
                 honest = memory
         return honest
-
-    async def tip(self, ref: Ref) -> int:
-        """The sequence that a write of a memory must expect, whatever lies there; 0 when absent."""
-        message = await self.reads.last(reference_filter(self.board, ref))
-        return 0 if message is None else message.sequence
 
     async def last_under(self, ref: Ref, access: str) -> int:
         """The sequence of a memory's last revision under one label; 0 when there is none."""

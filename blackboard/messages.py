@@ -148,24 +148,26 @@ def encode(memory: Payload) -> bytes:
     """
     _check_fields(memory)
     own = memory.content_of is None and memory.blob is None
-    body = encode_record(
-        Payload(
-            content=memory.content if own else None,
-            content_of=memory.content_of,
-            blob=memory.blob,
-            text=memory.text,
-            kind=memory.kind,
-            session=memory.session,
-            user=memory.user,
-            tags=memory.tags,
-            priority=memory.priority,
-            sources=memory.sources,
-            links=memory.links,
-            cost=memory.cost,
-            happened=memory.happened,
-            hops=memory.hops,
-        )
+    payload = Payload(
+        content=memory.content if own else None,
+        content_of=memory.content_of,
+        blob=memory.blob,
+        text=memory.text,
+        kind=memory.kind,
+        session=memory.session,
+        user=memory.user,
+        tags=memory.tags,
+        priority=memory.priority,
+        sources=memory.sources,
+        links=memory.links,
+        cost=memory.cost,
+        happened=memory.happened,
+        hops=memory.hops,
     )
+    try:
+        body = encode_record(payload)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise InvalidError(f"a memory that is no JSON: {error}") from error
     if len(body) > MAX_PAYLOAD_BYTES:
         raise TooLargeError(
             f"a memory of {len(body)} bytes; text, tags, sources and links together may take "

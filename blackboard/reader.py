@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from blackboard.blobs import load_blob
-from blackboard.codec import Json, decode_content
+from blackboard.codec import Json, decode_content, own_copy
 from blackboard.draft import Draft
 from blackboard.envelope import is_expired
 from blackboard.errors import (
@@ -30,6 +30,8 @@ from blackboard.subjects import ONCE, Ref
 logger = logging.getLogger(__name__)
 
 RETRY_S = 0.25
+LAST = datetime(2200, 1, 1, tzinfo=UTC)
+"""The broker counts nanoseconds in 64 bits, which end in 2262."""
 CACHED_RESULTS = 512
 """Results kept for light memories; they are pinned, so they cannot change."""
 
@@ -70,6 +72,9 @@ class Reader:
             GoneError: It was forgotten, or the revision is itself a tombstone.
             HistoryGoneError: The revision is not kept any more.
         """
+        return await self.filled(await self._unfilled(ref))
+
+    async def _unfilled(self, ref: Ref) -> Memory:
         head = await self._head(ref)
         if head is None or is_expired(head):
             raise NotFoundError(f"no memory {str(ref.unpinned)!r} on board {self._log.board!r}")
@@ -83,7 +88,7 @@ class Reader:
             )
         if memory.gone is not None:
             raise GoneError(str(ref), memory.gone)
-        return await self.filled(memory)
+        return memory
 
     async def _revision(self, ref: Ref) -> Memory | None:
         wanted = ref.revision or 0
@@ -114,7 +119,8 @@ class Reader:
         if head.gone == "forgotten":
             raise GoneError(str(ref), "forgotten")
         # The broker reads before a time, in nanoseconds; ours are microseconds, rounded down.
-        memory = await self._log.before(time.astimezone(UTC) + timedelta(microseconds=1), ref)
+        until = min(time, LAST).astimezone(UTC) + timedelta(microseconds=1)
+        memory = await self._log.before(until, ref)
         if memory is None:
             first = await self._log.next_after(1, ref)
             since = "" if first is None or first.stored is None else f" before {first.stored}"
@@ -134,7 +140,7 @@ class Reader:
             body = await load_blob(self._log, memory.access, memory.blob, str(memory.ref))
             return msgspec.structs.replace(memory, content=decode_content(body))
         if memory.content_of is not None and memory.gone is None:
-            content = await self._result(memory, memory.content_of)
+            content = await self._result(memory.content_of, memory.access)
             return msgspec.structs.replace(memory, content=content)
         return memory
 
@@ -153,26 +159,49 @@ class Reader:
                 logger.debug("reader.skipped", extra={"ref": str(memory.ref), "error": str(error)})
                 return None
 
-    async def _result(self, memory: Memory, target: Ref) -> Json:
-        if target.topic.split(".")[0] != ONCE or target.revision is None:
-            raise InvalidError(f"{memory.ref} shows {target}, which is no pinned result of `once`")
+    async def _result(self, target: Ref, access: str) -> Json:
+        check_target(target)
         kept = self._results.get(target)
         if kept is None:
             result = await self.pinned(target)
             kept = (result.access, result.content)
             if result.blob is None:
                 self.keep(target, result.access, result.content)
-        access, content = kept
-        if access != memory.access:
-            raise InvalidError(f"{memory.ref} shows {target}, which lies under another label")
-        return content
+        there, content = kept
+        check_label(target, there, access)
+        return own_copy(content)
+
+    async def check_shown(self, target: Ref, access: str) -> None:
+        """Make sure that a memory under a label may show a target.
+
+        Raises:
+            GoneError: It is gone.
+            NotFoundError: It is not there.
+            InvalidError: It is no pinned result of `once`, or lies under another label.
+        """
+        check_target(target)
+        kept = self._results.get(target)
+        there = (await self._unfilled(target)).access if kept is None else kept[0]
+        check_label(target, there, access)
 
     def keep(self, ref: Ref, access: str, content: Json) -> None:
-        """Remember the content of a pinned result."""
-        self._results[ref] = (access, content)
+        """Remember the content of a pinned result; the caller may change its own afterwards."""
+        self._results[ref] = (access, own_copy(content))
         self._results.move_to_end(ref)
         if len(self._results) > CACHED_RESULTS:
             self._results.popitem(last=False)
+
+
+def check_target(target: Ref) -> None:
+    """Refuse what no memory may show."""
+    if target.topic.split(".")[0] != ONCE or target.revision is None:
+        raise InvalidError(f"{target} cannot be shown: it is no pinned result of `once`")
+
+
+def check_label(target: Ref, there: str, access: str) -> None:
+    """Refuse to show a result under another label than its own."""
+    if there != access:
+        raise InvalidError(f"{target} cannot be shown under {access!r}: it is under another label")
 
 
 def _is_pin(memory: Memory, ref: Ref) -> bool:

@@ -4,6 +4,9 @@ Removal is a revision of its own, a tombstone, because expiry and deletion notif
 """
 
 from itertools import count
+from urllib.parse import quote
+
+import msgspec
 
 from blackboard.changes import Changes, required
 from blackboard.envelope import Write, is_expired
@@ -11,12 +14,19 @@ from blackboard.errors import ConflictError, GoneError, InvalidError, LabelError
 from blackboard.messages import Memory
 from blackboard.subjects import Ref, check_token
 
+MAX_REASON_BYTES = 8 * 1024
+"""Percent-encoded, because it travels in a header."""
+
 
 class Removal(Changes):
     """Removals by one agent on one board."""
 
     async def retire(self, ref: Ref, reason: str) -> Ref:
         """Take a memory back; see `Blackboard.retire`."""
+        if len(quote(reason)) > MAX_REASON_BYTES:
+            raise InvalidError(
+                f"a reason of {len(reason)} characters; it may take {MAX_REASON_BYTES} bytes"
+            )
 
         async def decide(head: Memory | None) -> Write:
             live = required(ref, head)
@@ -30,7 +40,7 @@ class Removal(Changes):
             )
 
         self.author(ref)
-        return await self.change(ref, decide, self.draft, again=True)
+        return await self.change(ref, decide, self.draft)
 
     async def undo(self, ref: Ref) -> Ref:
         """Bring a retired memory back; see `Blackboard.undo`."""
@@ -53,7 +63,7 @@ class Removal(Changes):
             )
 
         self.author(ref)
-        return await self.change(ref, decide, None, again=True)
+        return await self.change(ref, decide, None)
 
     async def _before(self, ref: Ref, tombstone: int) -> Memory | None:
         found: Memory | None = None
@@ -70,19 +80,17 @@ class Removal(Changes):
         check_token("access", access)
         self.author(ref)
         for attempt in count():
-            live = required(ref, await self.log.head(ref))
+            head, tip = await self.log.look(ref)
+            live = required(ref, head)
             if live.access == access:
                 raise LabelError(f"{ref} lies under access={access!r} already")
-            body = live
-            if live.blob is not None:
-                filled = await self.reader.filled(live)
-                body = await self.stored(filled, access)
+            body = await self._carried(live, access)
             target = await self.log.last_under(ref, access)
             gone = Write(
                 ref=ref.unpinned,
                 access=live.access,
                 agent=self.author(ref),
-                expected=live.revision,
+                expected=tip,
                 gone="moved",
             )
             copy = Write(
@@ -90,7 +98,7 @@ class Removal(Changes):
                 access=access,
                 agent=self.author(ref),
                 # Shared state is checked over all labels, and against the state before the batch.
-                expected=live.revision if ref.shared else target,
+                expected=tip if ref.shared else target,
                 memory=body,
                 expires=live.expires,
             )
@@ -101,3 +109,13 @@ class Removal(Changes):
             else:
                 return Ref(ref.agent, ref.topic, ref.id, None, revisions[1])
         raise AssertionError("unreachable")
+
+    async def _carried(self, live: Memory, access: str) -> Memory:
+        """The body of the copy: content that lies elsewhere under the old label comes along."""
+        if live.blob is None and live.content_of is None:
+            return live
+        filled = await self.reader.filled(live)
+        shown = () if live.content_of is None else (live.content_of,)
+        sources = tuple(dict.fromkeys((*live.sources, *shown)))
+        own = msgspec.structs.replace(filled, content_of=None, blob=None, sources=sources)
+        return await self.stored(own, access)

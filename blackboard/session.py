@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 
 from blackboard.background import background
 from blackboard.claim import Flight
-from blackboard.errors import NotFoundError
+from blackboard.errors import NotFoundError, UnavailableError
 from blackboard.fresh import FreshReads
 from blackboard.jetstream import Connection, Outgoing, StreamInfo
 from blackboard.journal import Journal
@@ -25,10 +25,15 @@ from blackboard.local import join
 from blackboard.log import Log
 from blackboard.reader import Reader
 from blackboard.settings import Limits, Settings
-from blackboard.subjects import check_name, check_token, memory_stream
+from blackboard.subjects import check_name, check_token, memory_stream, state_bucket
 from blackboard.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
+
+CHOOSE_S = 10.0
+"""How long nobody may answer for a stream whose leader died; the next one is there after 4 to 9."""
+TRY_S = 2.0
+RETRY_S = 0.25
 
 
 @dataclass(slots=True)
@@ -150,11 +155,26 @@ async def open_session(
 async def _ensure(
     connection: Connection, board: str, limits: Limits, *, create: bool
 ) -> StreamInfo | None:
-    there = await connection.stream(memory_stream(board))
-    if there is not None:
+    there = await _info(connection, memory_stream(board))
+    # Whoever made the board may have died before the last of its streams.
+    if there and (not create or await _info(connection, f"KV_{state_bucket(board)}") is not None):
         return there
     if not create:
         found = ", ".join(await boards(connection)) or "none"
         raise NotFoundError(f"no board {board!r} on this broker; there is: {found}")
     await create_board(connection, board, limits)
-    return await connection.stream(memory_stream(board))
+    return await _info(connection, memory_stream(board))
+
+
+async def _info(connection: Connection, stream: str) -> StreamInfo | None:
+    """What the broker says of a stream; waits while its servers choose who leads it."""
+    began = anyio.current_time()
+    while True:
+        try:
+            with anyio.move_on_after(TRY_S):
+                return await connection.stream(stream)
+            raise UnavailableError(f"the broker did not answer for {stream} within {TRY_S:g} s")
+        except UnavailableError:
+            if connection.closed or anyio.current_time() - began > CHOOSE_S:
+                raise
+            await anyio.sleep(RETRY_S)

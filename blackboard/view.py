@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, ItemsView, Iterator, Mapping, Values
 from contextlib import asynccontextmanager
 
 import anyio
+import msgspec
 
 from blackboard.background import background
 from blackboard.envelope import is_expired
@@ -105,6 +106,10 @@ class View(Mapping[Ref, Memory]):
             self._trim()
         self._tell()
 
+    def drop(self, memory: Memory) -> None:
+        """Take in a revision whose content is gone: nothing older is shown in its place."""
+        self.apply(msgspec.structs.replace(memory, gone="forgotten"))
+
     def _trim(self) -> None:
         for ref in [ref for ref, memory in self._memories.items() if is_expired(memory)]:
             del self._memories[ref]
@@ -177,7 +182,9 @@ async def _take(view: View, following: Following, reader: Reader, journal: Journ
     if memory is None:
         return
     shown = await reader.shown(memory)
-    if shown is not None:
+    if shown is None:
+        view.drop(memory)
+    else:
         await journal.room()
         journal.audit("delivery", str(shown.ref), revision=shown.revision)
         view.apply(shown)

@@ -14,6 +14,7 @@ import anyio
 from blackboard.clock import now
 from blackboard.errors import InvalidError, NoAnswerError
 from blackboard.jetstream import Start
+from blackboard.jetstream.message import EPOCH
 from blackboard.journal import Journal
 from blackboard.log import Following, Log
 from blackboard.messages import Memory
@@ -35,11 +36,11 @@ def start_at(since: Since) -> Start:
     if since == "start":
         return Start.all()
     if isinstance(since, timedelta):
-        return Start.at(now() - since)
+        since = EPOCH if since > now() - EPOCH else now() - since
     if isinstance(since, datetime):
         if since.tzinfo is None:
             raise InvalidError("since= needs a time zone; write datetime.now(UTC)")
-        return Start.at(since)
+        return Start.all() if since <= EPOCH else Start.at(since)
     if isinstance(since, int) and since >= 1:  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         return Start.after(since - 1)
     raise InvalidError(f"since={since!r} must be a time, a timedelta, a revision or 'start'")
@@ -157,11 +158,22 @@ async def wait_for(
     journal.audit("wait", what)
     with anyio.move_on_after(timeout_s):
         async with log.follow(subject, Start.newest()) as following:
+            past = following.pending > 0
             async for memory in following:
+                # The newest of each subject: of shared state, one of every agent that wrote it.
+                older = past and memory.ref.shared
+                past = past and following.pending > 0
                 if memory.gone is not None or not matches(memory):
+                    continue
+                if older and await _is_replaced(log, memory):
                     continue
                 shown = await reader.shown(memory)
                 if shown is not None:
                     journal.audit("delivery", str(shown.ref), revision=shown.revision)
                     return shown
     raise NoAnswerError(f"nothing that matches {what} came within {timeout_s} s")
+
+
+async def _is_replaced(log: Log, memory: Memory) -> bool:
+    head = await log.head(memory.ref)
+    return head is not None and head.revision > memory.revision

@@ -43,7 +43,7 @@ class Writer(Changes):
         """Put a new memory, or the next revision of shared state; see `Blackboard.put`."""
         check_topic(topic)
         draft = None if now else self.draft
-        memory = await self._bound(memory, draft)
+        memory = await self.bound(memory, draft)
         if key is None:
             if expected not in (None, 0):
                 raise InvalidError("expected= belongs to key=; use revise for a memory with an id")
@@ -58,7 +58,7 @@ class Writer(Changes):
                 )
             if expected is not None and expected != (0 if live is None else live.revision):
                 raise ConflictError(str(ref), expected)
-            label = self._of_shared(ref, live, access)
+            label = self._of_live(ref, live, access)
             return Write(
                 ref=ref,
                 access=label,
@@ -68,7 +68,7 @@ class Writer(Changes):
                 expires=self.expires(ttl, live),
             )
 
-        return await self.change(ref, decide, draft, again=expected is None)
+        return await self.change(ref, decide, draft)
 
     async def _put_new(
         self,
@@ -111,11 +111,11 @@ class Writer(Changes):
             gone="moved",
         )
 
-    def _of_shared(self, ref: Ref, live: Memory | None, access: str | None) -> str:
-        """The label of the next revision of shared state: what it has, if the inputs allow that.
+    def _of_live(self, ref: Ref, live: Memory | None, access: str | None) -> str:
+        """The label of the next revision: what the memory has, if the inputs allow that.
 
         Raises:
-            LabelError: The inputs of this handler lie under a stricter label than the key does.
+            LabelError: The inputs of this handler lie under a label that the memory does not.
         """
         if live is None:
             return self.label(access)
@@ -130,10 +130,10 @@ class Writer(Changes):
     async def request(self, topic: str, memory: Memory, access: str | None) -> Ref:
         """Put a request at once, under a derived id in a handler; see `Blackboard.ask`."""
         binding = self.binding
-        identifier = uuid7().hex if binding is None else binding.next_id()
+        identifier = uuid7().hex if binding is None else binding.request_id()
         ref = Ref(self.log.agent, topic, identifier)
         label = self.label(access)
-        bound = await self._bound(memory, None)
+        bound = await self.bound(memory, None)
         write = Write(
             ref=ref,
             access=label,
@@ -173,7 +173,7 @@ class Writer(Changes):
                 access=label,
                 agent=self.log.agent,
                 expected=0,
-                memory=await self.stored(await self._bound(memory, None), label),
+                memory=await self.stored(await self.bound(memory, None), label),
                 expires=expires,
             )
             for memory in memories
@@ -201,10 +201,14 @@ class Writer(Changes):
             live = required(ref, head)
             if expected is not None and expected != live.revision:
                 raise ConflictError(str(ref), expected)
-            memory = await self._sourced(change(live), self.draft)
+            memory = change(live)
+            if self.binding is not None and memory.sources is live.sources:
+                # As in `update`: the inputs are the sources.
+                memory = msgspec.structs.replace(memory, sources=())
+            memory = await self.bound(memory, self.draft)
             return Write(
                 ref=ref.unpinned,
-                access=live.access,
+                access=self._of_live(ref, live, None),
                 agent=self.author(ref),
                 expected=live.revision,
                 memory=await self.stored(memory, live.access),
@@ -212,7 +216,7 @@ class Writer(Changes):
             )
 
         self.author(ref)
-        return await self.change(ref, decide, self.draft, again=expected is None)
+        return await self.change(ref, decide, self.draft)
 
     async def update(
         self,
@@ -224,7 +228,7 @@ class Writer(Changes):
 
         async def decide(head: Memory | None) -> Write:
             live = live_one(head)
-            label = self._of_shared(ref, live, None)
+            label = self._of_live(ref, live, None)
             before = None if live is None else await self.reader.filled(live)
             after = function(before)
             if inspect.isawaitable(after):
@@ -234,7 +238,7 @@ class Writer(Changes):
                     "the function given to update must return the new content or Memory; "
                     "to take a memory back, use retire"
                 )
-            memory = await self._bound(self._next(before, after), self.draft)
+            memory = await self.bound(self._next(before, after), self.draft)
             nonlocal written
             written = msgspec.structs.replace(memory, content=to_json(memory.content), access=label)
             return Write(
@@ -248,7 +252,7 @@ class Writer(Changes):
 
         self.author(ref)
         check_topic(ref.topic)
-        done = await self.change(ref, decide, self.draft, again=True)
+        done = await self.change(ref, decide, self.draft)
         return msgspec.structs.replace(
             written,
             agent=self.log.agent,
@@ -267,7 +271,8 @@ class Writer(Changes):
             before, content=after, content_of=None, blob=None, sources=sources
         )
 
-    async def _bound(self, memory: Memory, draft: Draft | None) -> Memory:
+    async def bound(self, memory: Memory, draft: Draft | None = None) -> Memory:
+        """The memory with what the input of a handler gives to everything that is put in it."""
         binding = self.binding
         if binding is not None:
             memory = msgspec.structs.replace(
@@ -283,6 +288,8 @@ class Writer(Changes):
         """Pin the sources; those of the same batch stay unpinned: "the revision of this batch"."""
         sources: dict[Ref, None] = {}
         for source in memory.sources:
+            if not isinstance(source, Ref):  # pyright: ignore[reportUnnecessaryIsInstance] - a struct does not check
+                raise InvalidError(f"the source {source!r} of a Memory must be a Ref")
             if source.revision is not None:
                 sources[source] = None
             elif draft is not None and source in draft:

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from blackboard import Blackboard
+from tests.clusters import Cluster
 from tests.inhabitants import inhabitants
 from tests.servers import Server
 from tests.waiting import wait_until
@@ -65,6 +66,17 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 def server(start_server: Callable[..., Server]) -> Server:
     """A fresh server: `url`, `monitor`, `kill()`, `stop()`, `start()`."""
     return start_server()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Three fresh servers that hold replicated boards between them."""
+    cluster = Cluster(tmp_path / "cluster")
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
 
 
 @pytest.fixture

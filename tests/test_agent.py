@@ -1,6 +1,5 @@
 """Agents as processes: they begin where they are told, share their work, leave in good order."""
 
-import os
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -287,20 +286,6 @@ async def test_replicas_are_started_signalled_and_waited_for_together(
         wrong = start(program, str(PROGRAMS / "patient.py"), "2", "yesterday")
         assert await wrong.code() == 2
         assert "must be now, start, or a time" in wrong.said()
-
-
-async def test_a_replica_that_was_killed_is_told_of_by_who_started_it(
-    board: Blackboard, tmp_path: Path
-) -> None:
-    with replicas(board.url, tmp_path) as start:
-        parent = start(PROGRAMS / "in_replicas.py", str(PROGRAMS / "patient.py"), "2")
-        await wait_until(lambda: _cards(board, 2), "two replicas", timeout=20)
-        victim = (await list_cards(board))[0].pid
-        os.kill(victim, signal.SIGKILL)
-
-        await wait_until(lambda: "replicas.killed" in parent.said(), "the word of it", timeout=20)
-        parent.terminate()
-        assert await parent.code() == 1
 
 
 async def test_replicas_do_not_outlive_who_started_them(board: Blackboard, tmp_path: Path) -> None:

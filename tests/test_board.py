@@ -287,6 +287,8 @@ async def test_answers_reach_those_who_ask(board: Blackboard) -> None:
         ("t", {"key": "0" * 32}),
         ("t", {"access": "a.b"}),
         ("t", {"ttl": timedelta(0)}),
+        ("t", {"ttl": 3600}),
+        ("t", {"ttl": "1h"}),
         ("t", {"ttl": timedelta(milliseconds=999)}),
         ("t", {"priority": 2.0}),
         ("t", {"tags": {"a": 1}}),

@@ -212,7 +212,7 @@ async def test_an_error_of_make_reaches_those_who_wait_and_a_later_call_succeeds
         await wire.seen.wait()  # it asks for the lease …
         for board in (maker, waiter):
             # … and has found it held: what is asked for later is answered later.
-            await board.log.tip(Ref("*", "t", "k"))
+            await board.log.head(Ref("*", "t", "k"))
         await anyio.wait_all_tasks_blocked()
         fail.set()
         await wait_until(lambda: len(errors) == 3, "all three have got the error")

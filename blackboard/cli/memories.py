@@ -224,7 +224,5 @@ def _value(content: str, *, text: bool) -> Json:
         return msgspec.json.decode(content)
     except msgspec.DecodeError as error:
         if content.lstrip()[:1] in ("{", "["):
-            warn(
-                f"stored as text, because it is no valid JSON: {error} (--text says that it is meant)"
-            )
+            warn(f"stored as text, because it is no valid JSON ({error}); --text says it is meant")
         return content

@@ -83,7 +83,8 @@ def fields(pairs: Mapping[str, object]) -> None:
     shown = {name: _cell(value) for name, value in pairs.items() if value not in (None, "", (), {})}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        say(f"{name.ljust(width)}  {clean(value)}")
+        # One line each: what others wrote must not pass for a field of its own.
+        say(f"{name.ljust(width)}  {clean(value).replace(chr(10), chr(92) + 'n')}")
 
 
 def _cell(value: object) -> str:

@@ -152,6 +152,8 @@ class Api:
                     status = (msg.headers or {}).get("Status", "")
                     if status in ("204", "404"):
                         return found
+                    if status == "503":
+                        raise NoStreamError(f"nothing on the broker answers for {what}")
                     if status:
                         words = (msg.headers or {}).get("Description", "")
                         raise BrokerError(int(status), words, what)

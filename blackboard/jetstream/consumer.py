@@ -76,11 +76,17 @@ class ConsumerInfo(msgspec.Struct):
     pause_remaining: int = 0
     ts: datetime | None = None
     """The broker's time of saying so."""
+    cluster: dict[str, Any] = {}
 
     @property
     def metadata(self) -> dict[str, str]:
         """What we noted on it when we made it."""
         return self.config.get("metadata") or {}
+
+    @property
+    def clustered(self) -> bool:
+        """Whether it lies on one of several servers, so that others may know more."""
+        return bool(self.cluster.get("name"))
 
 
 class _Page(msgspec.Struct):

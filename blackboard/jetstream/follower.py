@@ -19,7 +19,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from blackboard.errors import RetryableError, TerminalError
+from blackboard.errors import RetryableError, TerminalError, UnavailableError
 from blackboard.jetstream.connection import Connection
 from blackboard.jetstream.consumer import ConsumerInfo, Start, delete_consumer
 from blackboard.jetstream.errors import NoStreamError
@@ -57,6 +57,7 @@ class Follower:
         self._position: int | None = None
         self._number = 0
         self._taken = 0
+        self._least = 0
         self._broken = False
         self._forget = connection.on_reconnect(self._on_reconnect)
         self.pending = 0
@@ -97,7 +98,7 @@ class Follower:
             msg = self._arrived.popleft()
             if msg.headers and "Status" in msg.headers:
                 await self._on_status(msg)
-                if self._idle(msg):
+                if self._idle(msg) and not (self._behind and await self._is_behind()):
                     self.pending = 0
                     return None
                 continue
@@ -109,7 +110,7 @@ class Follower:
                 continue
             self._number = number
             self._position = message.sequence
-            self.pending = message.pending
+            self.pending = message.pending or int(self._behind)
             return message
 
     async def _wait(self) -> None:
@@ -118,6 +119,29 @@ class Follower:
             await self._wake.wait()
         if scope.cancelled_caught and not self._arrived:
             self._break("silence")
+
+    @property
+    def _behind(self) -> bool:
+        return self._least > (self._position or 0)
+
+    async def _is_behind(self) -> bool:
+        """Look again what there is to come: what was may have been deleted, or have expired."""
+        try:
+            await self._look_ahead(self._start)
+        except RetryableError:
+            return True
+        return self._behind
+
+    async def _look_ahead(self, start: Start) -> None:
+        # The consumer lies on one server, whose replica may lag; it then counts as pending only
+        # what it knows of. So what the leader has is what tells whether all of it was handed on.
+        last = await self._connection.leader_last(self._stream, self._subject)
+        due = (
+            last is not None
+            and last.sequence >= (start.sequence or 0)
+            and (start.time is None or last.stored >= start.time)
+        )
+        self._least = last.sequence if due and last is not None else 0
 
     def _idle(self, msg: Msg) -> bool:
         headers = msg.headers or {}
@@ -216,6 +240,9 @@ class Follower:
             # What is stored from here on must not be missed if the consumer is lost before it
             # delivers anything.
             self._position = info.delivered.stream_seq
+        elif info.clustered:
+            await self._look_ahead(start)
+            self.pending = info.num_pending or int(self._behind)
 
     async def stop(self) -> None:
         """Unsubscribe and delete the consumer, as far as the broker answers."""
@@ -262,7 +289,17 @@ async def follow(
     """
     follower = Follower(connection, stream, subject, start, headers_only=headers_only)
     try:
-        await follower.begin()
+        try:
+            await follower.begin()
+        except NoStreamError:
+            raise
+        except UnavailableError:
+            if not connection.client.is_connected:
+                raise
+            # Of several servers it may have been given to one that is just coming back; the next
+            # will hardly be.
+            await follower.stop()
+            await follower.begin()
         yield follower
     finally:
         follower.forget()

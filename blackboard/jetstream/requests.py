@@ -76,8 +76,15 @@ class Requests:
 async def subscribe(
     client: Client, subject: str, callback: Callable[[Msg], Awaitable[None]]
 ) -> Subscription:
-    """Subscribe to core messages; the one place that works around the client's open types."""
-    return await client.subscribe(subject, cb=callback)  # pyright: ignore[reportUnknownMemberType]
+    """Subscribe to core messages; the one place that works around the client's open types.
+
+    Raises:
+        UnavailableError: The connection is closed.
+    """
+    try:
+        return await client.subscribe(subject, cb=callback)  # pyright: ignore[reportUnknownMemberType]
+    except (nats.errors.Error, OSError) as error:
+        raise UnavailableError(f"the connection to the broker failed: {error}") from error
 
 
 def _expire(future: asyncio.Future[Msg], limit_s: float) -> None:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from blackboard.errors import SettingsError
 
-# onnxruntime reports its use to its maker, on Linux since 1.31, and keeps an id of the machine in the
-# user's cache. What is offline stays offline; the switch is read when the library is loaded.
+# onnxruntime reports its use to its maker, since 1.31 on Linux too, and keeps an id of the machine
+# in the user's cache. What is offline stays offline; the switch is read when the library is loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # noqa: TID251 - set for the library, not read
 
 import onnxruntime  # pyright: ignore[reportMissingTypeStubs]

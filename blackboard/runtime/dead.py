@@ -12,7 +12,7 @@ from datetime import datetime
 
 from blackboard.board import Blackboard
 from blackboard.clock import now
-from blackboard.codec import decode_record, encode_record
+from blackboard.codec import decode_record, encode_record, printable
 from blackboard.errors import BlackboardError, InvalidError, NotFoundError, TerminalError
 from blackboard.jetstream import Outgoing, Start, follow
 from blackboard.log import Log
@@ -88,8 +88,8 @@ async def bury(
         agent=log.agent,
         handler=handler,
         version=version,
-        error=f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS],
-        traceback="".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:],
+        error=printable(f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]),
+        traceback=printable("".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]),
         attempts=memory.delivery,
         chain=error.chain if isinstance(error, HopLimitError) else (),
     )
@@ -146,8 +146,8 @@ async def list_dead(
             except InvalidError as error:
                 logger.warning("dead.invalid", extra={"error": str(error)})
                 continue
-            tokens = message.subject.split(".")
-            if message.headers.get("Bb-Agent") == tokens[2] == letter.agent:
+            place = dead_subject(log.board, letter.agent, letter.handler)
+            if message.subject == place and message.headers.get("Bb-Agent") == letter.agent:
                 found.append(Letter(message.sequence, message.stored, letter))
     return found
 

@@ -3,8 +3,9 @@
 import random
 
 import anyio
+import msgspec
 
-from blackboard.codec import canonical
+from blackboard.codec import canonical, own_copy
 from blackboard.errors import ConflictError, GoneError
 from blackboard.log import Log
 from blackboard.messages import Memory
@@ -73,7 +74,9 @@ class Handling:
         transaction = Transaction(self._bench, handler, cause, [memory], origin, known=known)
         if not again:
             self._bench.note(handler, memory)
-        value = await handler.function(shown, transaction.board)
+        # What the function changes in it must not reach the next try.
+        given = msgspec.structs.replace(shown, content=own_copy(shown.content))
+        value = await handler.function(given, transaction.board)
         if handler.kind == "answers":
             await self._answer(transaction, memory, value)
         else:

@@ -4,9 +4,10 @@ import inspect
 from collections import OrderedDict
 
 import anyio
+import msgspec
 from anyio import CapacityLimiter
 
-from blackboard.codec import encode_content
+from blackboard.codec import encode_content, own_copy
 from blackboard.envelope import is_expired
 from blackboard.errors import GoneError, HistoryGoneError, NotFoundError
 from blackboard.log import Log
@@ -69,7 +70,9 @@ class Parts:
         async with anyio.create_task_group() as group:
             for part in missing:
                 group.start_soon(fetch, part)
-        return [found[part] for part in parts if part in found and not is_expired(found[part])]
+        there = [found[part] for part in parts if part in found and not is_expired(found[part])]
+        # Whoever gets them may change them, and what is kept is given to others.
+        return [msgspec.structs.replace(part, content=own_copy(part.content)) for part in there]
 
 
 class Groups:

@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import Process
 
 from blackboard.runtime.loading import load_agent
-from blackboard.runtime.process import FAILED, parse_start
+from blackboard.runtime.process import CLEAN, FAILED, parse_start
 from blackboard.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,12 @@ async def run_file(
     command += [] if grace_s is None else ["--grace", str(grace_s)]
     codes: list[int] = []
     processes: list[Process] = []
+    told: list[signal.Signals] = []
 
     async def mind(process: Process) -> None:
         code = await process.wait()
+        if told and code == -signal.SIGTERM:
+            code = CLEAN  # before it had begun
         codes.append(code)
         if code < 0 and len(codes) < replicas:
             # It could not say so itself, and those that are left look like all of them.
@@ -62,7 +65,7 @@ async def run_file(
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         try:
             async with anyio.create_task_group() as relay:
-                relay.start_soon(_pass_on, signals, processes)
+                relay.start_soon(_pass_on, signals, processes, told)
                 async with anyio.create_task_group() as group:
                     for _ in range(max(1, replicas)):
                         # A session of its own: Ctrl-C comes from us, and so only once.
@@ -76,6 +79,8 @@ async def run_file(
                         )
                         processes.append(process)
                         group.start_soon(mind, process)
+                        if told:
+                            process.terminate()  # it came too late to be told with the others
                 relay.cancel_scope.cancel()
         finally:
             for process in processes:
@@ -84,12 +89,18 @@ async def run_file(
     return max((FAILED if code < 0 else code for code in codes), default=FAILED)
 
 
-async def _pass_on(signals: AsyncIterator[signal.Signals], processes: list[Process]) -> None:
+async def _pass_on(
+    signals: AsyncIterator[signal.Signals],
+    processes: list[Process],
+    told: list[signal.Signals],
+) -> None:
     async for number in signals:
         logger.info("replicas.signal", extra={"signal": number.name})
+        told.append(number)
         for process in processes:
             if process.returncode is None:
-                process.send_signal(number)
+                # To an early SIGINT, Python answers with a traceback.
+                process.send_signal(signal.SIGTERM)
 
 
 def _environment(settings: Settings | None) -> dict[str, str]:

@@ -86,8 +86,8 @@ class Transaction:
             TerminalError: There is no `to`.
         """
         for content in _several(value):
-            if isinstance(content, Memory) and content.id and content.ref in self.draft:
-                continue  # it was put, for example by `once`
+            if isinstance(content, Memory) and self._was_put(content):
+                continue  # for example by `once`
             if self._handler.to is None:
                 raise TerminalError(
                     f"handler {self._handler.name!r} returned a value, but has no to= to put it to"
@@ -101,6 +101,10 @@ class Transaction:
                 expected=None,
                 now=False,
             )
+
+    def _was_put(self, memory: Memory) -> bool:
+        # An output whose time is over already has its id, though it is not stored.
+        return bool(memory.id) and (memory.ref in self.draft or memory.id in self.binding.given)
 
     @property
     def outputs(self) -> tuple[Ref, ...]:

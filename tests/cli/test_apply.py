@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,16 +8,6 @@ from tests.commands import CommandLine
 from tests.servers import Server
 
 Changes = dict[tuple[str, str], Any]
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path / "cluster")
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.kill()
 
 
 def changes_of(cli: CommandLine, *arguments: object) -> Changes:

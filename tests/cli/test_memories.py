@@ -126,6 +126,12 @@ def test_control_characters_in_content_do_not_reach_the_terminal(cli: CommandLin
         assert cli.ok(*arguments).out.count("\\x1b[2J\\x9b31mred\\x07") == 1
 
 
+def test_a_field_with_line_breaks_does_not_pass_for_another_field(cli: CommandLine):
+    ref = cli.ok("put", "notes", "hello", "--kind", "note\nagent   boss").out.strip()
+
+    assert "kind    note\\nagent   boss\n" in cli.ok("get", ref).out
+
+
 def test_watch_shows_history_and_tombstones(cli: CommandLine, server: Server):
     kept = cli.ok("put", "reports.a", "1").out.strip()
     with Blackboard.sync(server.url, agent="alice") as board:
