@@ -8,9 +8,9 @@ object store is not used because it needs rollup, with which any writer could wi
 import hashlib
 import uuid
 
+from blackboard.envelope import EXPECTED
 from blackboard.errors import GoneError, InvalidError
-from blackboard.jetstream import NoStreamError, Outgoing
-from blackboard.layout import create_board
+from blackboard.jetstream import Outgoing
 from blackboard.log import Log
 from blackboard.messages import Blob
 from blackboard.subjects import blob_subject, check_name, is_id
@@ -30,32 +30,23 @@ async def store_blob(log: Log, access: str, body: bytes) -> Blob:
 
     Raises:
         BoardFullError: No room; chunks already stored are removed by the steward.
-        UnavailableError: No answer in time.
+        UnavailableError: No answer within 10 s for 16 MiB of it.
     """
     identifier = uuid.uuid4().hex
     chunks = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
     for first in range(0, len(chunks), BATCH_CHUNKS):
-        await _publish(
-            log,
+        await log.upload(
             [
                 Outgoing(
                     blob_subject(log.board, access, log.agent, identifier, first + number),
                     chunk,
-                    {"Bb-Agent": log.agent, "Nats-Expected-Last-Subject-Sequence": "0"},
+                    {"Bb-Agent": log.agent, "Bb-Write": identifier, EXPECTED: "0"},
                 )
                 for number, chunk in enumerate(chunks[first : first + BATCH_CHUNKS])
-            ],
+            ]
         )
     digest = hashlib.sha256(body).hexdigest()
     return Blob(identifier, len(body), len(chunks), digest, log.agent)
-
-
-async def _publish(log: Log, messages: list[Outgoing]) -> None:
-    try:
-        await log.connection.publish_batch(messages)
-    except NoStreamError:
-        await create_board(log.connection, log.board, log.limits)
-        await log.connection.publish_batch(messages)
 
 
 async def load_blob(log: Log, access: str, blob: Blob, what: str) -> bytes:

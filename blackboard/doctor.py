@@ -288,7 +288,7 @@ def _streams(board: Blackboard, there: list[StreamInfo]) -> Iterator[Check]:
     kept = {name for name, config in expected.items() if config.get("storage") != "memory"}
     missing = sorted(kept - infos.keys())
     if missing:
-        do = "put something on the board: missing streams are made then"
+        do = "blackboard apply makes what is missing"
         yield Check("streams", "fail", f"not there: {', '.join(missing)}", do)
     wrong = [
         text
@@ -296,7 +296,7 @@ def _streams(board: Blackboard, there: list[StreamInfo]) -> Iterator[Check]:
         for text in _differences(name, expected[name], infos[name].config)
     ]
     if wrong:
-        do = "make a new board and replay this one into it, or set it back with `nats stream edit`"
+        do = "blackboard apply sets back what can be, and says what to do about the rest"
         yield Check("streams", "fail", "; ".join(wrong), do)
     if not (missing or wrong):
         yield Check("streams", "ok", f"{len(expected)} streams, as this version makes them")
@@ -307,7 +307,7 @@ def _streams(board: Blackboard, there: list[StreamInfo]) -> Iterator[Check]:
         # What discards the old may be full; what refuses the new must not be.
         if info.config.get("discard") == "new" and 0 < FULL * limit < info.state.bytes:
             text = f"{name} holds {_gib(info.state.bytes)} of {_gib(limit)}"
-            do = "retire what is not needed, or raise its limit: nats stream edit --max-bytes"
+            do = "retire what is not needed, or raise its limit: blackboard apply --memory-bytes …"
             yield Check("room", "warn", text, do)
 
 

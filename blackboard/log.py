@@ -101,6 +101,7 @@ class Log:
         self.reads = reads or FreshReads(connection, self.stream)
         self.chunks = FreshReads(connection, blob_stream(board))
         self._sender = Sender(connection, board, self.stream, limits, self.reads)
+        self._uploads = Sender(connection, board, blob_stream(board), limits, self.chunks)
         self._room = Room(connection, board, self.stream)
 
     # Writing
@@ -157,6 +158,10 @@ class Log:
             for sequence, message in enumerate(messages, last - len(messages) + 1):
                 self.reads.wrote(_read_by(message), sequence)
         return last
+
+    async def upload(self, messages: Sequence[Outgoing]) -> None:
+        """Store chunks of large content, all or none; see `Sender.send`."""
+        await self._uploads.send(messages)
 
     def outgoing(self, write: Write) -> Outgoing:
         """The message of a write, with the trace it belongs to."""

@@ -6,6 +6,7 @@ that they show (`content_of`). Readers see the content either way.
 
 import logging
 from collections import OrderedDict
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -34,6 +35,17 @@ LAST = datetime(2200, 1, 1, tzinfo=UTC)
 """The broker counts nanoseconds in 64 bits, which end in 2262."""
 CACHED_RESULTS = 512
 """Results kept for light memories; they are pinned, so they cannot change."""
+TRUSTED_S = 1.0
+"""So long a kept result is shown without asking whether it was forgotten meanwhile."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """A result that is kept, and when it was last seen on the board."""
+
+    access: str
+    content: Json
+    seen: float
 
 
 class Reader:
@@ -42,7 +54,7 @@ class Reader:
     def __init__(self, log: Log, draft: Draft | None = None) -> None:
         self._log = log
         self._head = log.head if draft is None else draft.head
-        self._results: OrderedDict[Ref, tuple[str, Json]] = OrderedDict()
+        self._results: OrderedDict[Ref, Kept] = OrderedDict()
 
     def through(self, draft: Draft) -> "Reader":
         """A reader that sees what a draft holds, over the same cache."""
@@ -164,12 +176,22 @@ class Reader:
         kept = self._results.get(target)
         if kept is None:
             result = await self.pinned(target)
-            kept = (result.access, result.content)
+            kept = Kept(result.access, result.content, anyio.current_time())
             if result.blob is None:
                 self.keep(target, result.access, result.content)
-        there, content = kept
-        check_label(target, there, access)
-        return own_copy(content)
+        elif anyio.current_time() - kept.seen > TRUSTED_S:
+            # It cannot have changed, but it may have been forgotten.
+            await self._still(target, kept)
+        check_label(target, kept.access, access)
+        return own_copy(kept.content)
+
+    async def _still(self, target: Ref, kept: "Kept") -> None:
+        try:
+            await self._unfilled(target)
+        except (GoneError, NotFoundError, HistoryGoneError):
+            self._results.pop(target, None)
+            raise
+        kept.seen = anyio.current_time()
 
     async def check_shown(self, target: Ref, access: str) -> None:
         """Make sure that a memory under a label may show a target.
@@ -181,12 +203,12 @@ class Reader:
         """
         check_target(target)
         kept = self._results.get(target)
-        there = (await self._unfilled(target)).access if kept is None else kept[0]
+        there = (await self._unfilled(target)).access if kept is None else kept.access
         check_label(target, there, access)
 
     def keep(self, ref: Ref, access: str, content: Json) -> None:
         """Remember the content of a pinned result; the caller may change its own afterwards."""
-        self._results[ref] = (access, own_copy(content))
+        self._results[ref] = Kept(access, own_copy(content), anyio.current_time())
         self._results.move_to_end(ref)
         if len(self._results) > CACHED_RESULTS:
             self._results.popitem(last=False)

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from blackboard import Blackboard, Cost, Memory
+from blackboard.envelope import Write
 from blackboard.errors import GoneError, InvalidError, LabelError, MakeFailedError
 from blackboard.telemetry import ONCE_MADE, ONCE_REUSED, TOKENS_SAVED
 
@@ -234,7 +235,6 @@ async def test_bad_work_is_refused(board: Blackboard) -> None:
 async def test_a_result_whose_content_is_gone_is_named(board: Blackboard) -> None:
     light = await board.once("w", 1, lambda: "text", topic="out")
     assert light.content_of is not None
-    from blackboard.envelope import Write  # noqa: PLC0415 - only the steward writes these
 
     await board.log.append(
         Write(
@@ -249,3 +249,25 @@ async def test_a_result_whose_content_is_gone_is_named(board: Blackboard) -> Non
 
     with pytest.raises(GoneError, match=r"once\.w"):
         await other.get(light.ref)
+
+
+async def test_a_result_that_is_kept_is_not_shown_long_after_it_was_forgotten(
+    board: Blackboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light = await board.once("w", 1, lambda: "secret", topic="out")
+    assert (await board.get(light.ref)).content == "secret"
+    target = light.content_of
+    assert target is not None
+    await board.log.append(
+        Write(
+            ref=target.unpinned,
+            access="shared",
+            agent="alice",
+            expected=target.revision or 0,
+            gone="forgotten",
+        )
+    )
+    monkeypatch.setattr("blackboard.reader.TRUSTED_S", 0.0)
+
+    with pytest.raises(GoneError):
+        await board.get(light.ref)

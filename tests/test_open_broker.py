@@ -17,6 +17,7 @@ from blackboard.errors import (
     NotFoundError,
     SettingsError,
     TerminalError,
+    TooLargeError,
     UnavailableError,
 )
 from blackboard.jetstream import follower
@@ -254,3 +255,30 @@ async def test_a_board_that_was_deleted_is_made_again_by_the_next_write(server: 
             await board.get(ref)
         again = await board.put("jobs", 2, ttl=timedelta(hours=1))
         assert isinstance(await board.get(again), Memory)
+
+
+async def test_large_content_outlasts_a_restart_of_the_broker(server: Server) -> None:
+    async with Blackboard.open(server.url) as board:
+        server.kill()
+        async with anyio.create_task_group() as group:
+            refs: list[Ref] = []
+
+            async def put() -> None:
+                refs.append(await board.put("jobs", "x" * 3_000_000))
+
+            group.start_soon(put)
+            await anyio.wait_all_tasks_blocked()
+            server.start()
+        memory = await board.get(refs[0])
+
+        assert memory.content == "x" * 3_000_000
+
+
+async def test_a_message_above_the_broker_s_limit_is_too_large(
+    start_server: Callable[..., Server],
+) -> None:
+    small = start_server(extra="max_payload: 65536")
+    async with Blackboard.open(small.url) as board:
+        with pytest.raises(TooLargeError, match="max_payload"):
+            await board.put("jobs", "x" * 100_000)
+        await board.put("jobs", "x")

@@ -23,7 +23,7 @@ from blackboard.jetstream.api import Api
 from blackboard.jetstream.dial import close, connect
 from blackboard.jetstream.errors import TOO_MANY_BATCHES, ApiError, BrokerError, from_api
 from blackboard.jetstream.message import Outgoing
-from blackboard.jetstream.requests import Requests, subscribe
+from blackboard.jetstream.requests import Requests, broken, subscribe
 
 REQUEST_S = 5.0
 """How long one request to the broker may take."""
@@ -198,7 +198,7 @@ class Connection(Api):
         try:
             await self.client.publish(message.subject, message.data, headers=headers)
         except (nats.errors.Error, OSError) as error:
-            raise UnavailableError(f"the connection to the broker failed: {error}") from error
+            raise broken(error, len(message.data)) from error
 
     async def notify(self, subject: str, data: bytes = b"") -> None:
         """Send a core message: nobody stores it, and it may be lost.

@@ -145,7 +145,9 @@ class Follower:
 
     def _idle(self, msg: Msg) -> bool:
         headers = msg.headers or {}
-        return not self._broken and "Nats-Last-Consumer" in headers and not self._arrived
+        # A stalled consumer has more for us, which it sends when flow control is answered.
+        waits = "Nats-Last-Consumer" in headers and "Nats-Consumer-Stalled" not in headers
+        return waits and not self._broken and not self._arrived
 
     async def _on_status(self, msg: Msg) -> None:
         headers = msg.headers or {}

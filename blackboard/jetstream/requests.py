@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from blackboard.errors import UnavailableError
+from blackboard.errors import BlackboardError, TooLargeError, UnavailableError
 from blackboard.jetstream.errors import NoStreamError
 
 LOST = "the connection to the broker was lost; it reconnects by itself, try again"
@@ -64,7 +64,7 @@ class Requests:
             )
             msg = await future
         except (nats.errors.Error, OSError) as error:
-            raise UnavailableError(f"the connection to the broker failed: {error}") from error
+            raise broken(error, len(data)) from error
         finally:
             timer.cancel()
             del self._open[number]
@@ -85,6 +85,15 @@ async def subscribe(
         return await client.subscribe(subject, cb=callback)  # pyright: ignore[reportUnknownMemberType]
     except (nats.errors.Error, OSError) as error:
         raise UnavailableError(f"the connection to the broker failed: {error}") from error
+
+
+def broken(error: Exception, size: int) -> BlackboardError:
+    """What a failure of the client means for what was to be sent."""
+    if isinstance(error, nats.errors.MaxPayloadError):
+        return TooLargeError(
+            f"a message of {size} bytes is above the broker's max_payload; raise that to 1 MiB"
+        )
+    return UnavailableError(f"the connection to the broker failed: {error}")
 
 
 def _expire(future: asyncio.Future[Msg], limit_s: float) -> None:
