@@ -259,9 +259,9 @@ async def test_a_board_that_was_deleted_is_made_again_by_the_next_write(server: 
 
 async def test_large_content_outlasts_a_restart_of_the_broker(server: Server) -> None:
     async with Blackboard.open(server.url) as board:
+        refs: list[Ref] = []
         server.kill()
         async with anyio.create_task_group() as group:
-            refs: list[Ref] = []
 
             async def put() -> None:
                 refs.append(await board.put("jobs", "x" * 3_000_000))
