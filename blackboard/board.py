@@ -309,21 +309,17 @@ class Blackboard:
         Args and errors as in `put`. When a later batch fails, the earlier ones are stored.
         """
         self._reserved(topic)
-        memories = [
-            compose(
-                content,
-                kind=kind,
-                session=session,
-                user=user,
-                tags=None if tags is None else dict(tags),
-                priority=priority,
-                sources=_refs(sources) or None,
-            )
-            for content in contents
-        ]
-        attributes = {TOPIC: topic, RECORD_COUNT: len(memories)}
+        fields = {
+            "kind": kind,
+            "session": session,
+            "user": user,
+            "tags": None if tags is None else dict(tags),
+            "priority": priority,
+            "sources": _refs(sources) or None,
+        }
+        attributes = {TOPIC: topic, RECORD_COUNT: len(contents)}
         with self.telemetry.span(CREATE_MEMORY, attributes=attributes):
-            return await self._writer.put_many(topic, memories, access=access, ttl=ttl)
+            return await self._writer.put_many(topic, contents, fields, access=access, ttl=ttl)
 
     async def revise(
         self,

@@ -5,10 +5,11 @@ are the broker's word, and a message that names another author than its subject 
 """
 
 import math
-import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote, unquote
+
+from uuid_utils import uuid4
 
 from blackboard.clock import now
 from blackboard.errors import InvalidError
@@ -63,7 +64,7 @@ def seal(write: Write, board: str, instance: str) -> Outgoing:
     headers = {
         "Bb-Agent": write.agent,
         "Bb-Instance": instance,
-        "Bb-Write": write.id or uuid.uuid4().hex,
+        "Bb-Write": write.id or uuid4().hex,
         EXPECTED: str(write.expected),
     }
     if ref.shared:
@@ -78,13 +79,14 @@ def seal(write: Write, board: str, instance: str) -> Outgoing:
         headers["Nats-TTL"] = str(TOMBSTONE_S)
         if ref.topic.split(".")[0] == STATE:
             headers["KV-Operation"] = "DEL"
-    said = {
-        "Bb-Reason": quote(write.reason, safe=HEADER_SAFE) if write.reason else None,
-        "Bb-Cause": write.cause,
-        "Bb-By": write.by,
-        "Bb-Origin": write.origin,
-    }
-    headers.update({name: value for name, value in said.items() if value is not None})
+        if write.reason:
+            headers["Bb-Reason"] = quote(write.reason, safe=HEADER_SAFE)
+    if write.cause is not None:
+        headers["Bb-Cause"] = write.cause
+    if write.by is not None:
+        headers["Bb-By"] = write.by
+    if write.origin is not None:
+        headers["Bb-Origin"] = write.origin
     body = b"" if write.memory is None else encode(write.memory)
     return Outgoing(str(address), body, headers)
 

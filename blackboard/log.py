@@ -2,12 +2,12 @@
 
 import logging
 import math
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
 from msgspec import Struct
+from uuid_utils import uuid4
 
 from blackboard.codec import RecordT, decode_record, encode_record
 from blackboard.envelope import EXPECTED, EXPECTED_SUBJECT, Write, is_expired, seal, to_memory
@@ -190,7 +190,7 @@ class Log:
         headers = {
             "Bb-Agent": self.agent,
             "Bb-Instance": self.instance,
-            "Bb-Write": uuid.uuid4().hex,
+            "Bb-Write": uuid4().hex,
             EXPECTED: str(expected),
         }
         if ttl_s is not None:

@@ -6,11 +6,11 @@ conflict.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 import msgspec
-from uuid6 import uuid7
+from uuid_utils import uuid7
 
 from blackboard.changes import Changes, live_one, required
 from blackboard.clock import now as time_now
@@ -151,7 +151,8 @@ class Writer(Changes):
     async def put_many(
         self,
         topic: str,
-        memories: Sequence[Memory],
+        contents: Sequence[Json],
+        fields: Mapping[str, object],
         *,
         access: str | None,
         ttl: timedelta | None,
@@ -159,6 +160,7 @@ class Writer(Changes):
         """Put new memories in atomic batches of up to 1,000; see `Blackboard.put_many`."""
         check_topic(topic)
         if self.draft is not None:
+            memories = [compose(content, **fields) for content in contents]
             return [
                 await self.put(
                     topic, memory, key=None, access=access, ttl=ttl, expected=None, now=False
@@ -173,10 +175,10 @@ class Writer(Changes):
                 access=label,
                 agent=self.log.agent,
                 expected=0,
-                memory=await self.stored(await self.bound(memory, None), label),
+                memory=await self.stored(memory, label),
                 expires=expires,
             )
-            for memory in memories
+            for memory in await self._alike(contents, fields)
         ]
         refs: list[Ref] = []
         for batch in _batches(writes):
@@ -186,6 +188,16 @@ class Writer(Changes):
                 for write, revision in zip(batch, revisions, strict=True)
             ]
         return refs
+
+    async def _alike(self, contents: Sequence[Json], fields: Mapping[str, object]) -> list[Memory]:
+        """Memories with the same fields; what contents share is looked up and made once."""
+        template = await self.bound(compose(None, **fields), None)
+        return [
+            await self.bound(compose(content, **fields), None)
+            if isinstance(content, Payload)
+            else msgspec.structs.replace(template, content=content)
+            for content in contents
+        ]
 
     async def revise(
         self,

@@ -6,7 +6,6 @@ transaction needs: two reads, then output and a record in one atomic batch.
 """
 
 import anyio
-import nats.errors
 from nats.aio.msg import Msg
 
 from blackboard import Agent, Blackboard, Memory
@@ -43,7 +42,7 @@ async def pull(raw: Raw, name: str, slots: int, *, task_status: anyio.abc.TaskSt
     while True:
         try:
             messages = await consumer.fetch(slots, timeout=1)
-        except nats.errors.TimeoutError:
+        except TimeoutError:  # nats-py raises its own kind of it, and sometimes the plain one
             continue
         async with anyio.create_task_group() as group:
             for msg in messages:

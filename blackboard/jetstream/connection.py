@@ -7,7 +7,6 @@ ever.
 
 import random
 import re
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -17,6 +16,7 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from uuid_utils import uuid4
 
 from blackboard.errors import UnavailableError
 from blackboard.jetstream.api import Api
@@ -170,7 +170,7 @@ class Connection(Api):
         raise UnavailableError("the broker has 50 open batches on this board; try again")
 
     async def _batch(self, messages: Sequence[Outgoing]) -> int:
-        batch = uuid.uuid4().hex
+        batch = uuid4().hex
         last = len(messages)
         what = f"a batch of {last} on {messages[0].subject}"
         for number, message in enumerate(messages, 1):
