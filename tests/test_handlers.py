@@ -11,6 +11,8 @@ from blackboard import Agent, Blackboard, Memory, Ref
 from blackboard.errors import InvalidError, NoAnswerError
 from blackboard.jetstream import Outgoing
 from blackboard.telemetry import ANSWERS_DROPPED, INVALID_MESSAGES
+from tests.programs.kill_proxy import open_wire
+from tests.servers import Server
 from tests.settling import everything, settled
 from tests.waiting import wait_until
 
@@ -256,6 +258,34 @@ async def test_work_longer_than_the_ack_wait_is_not_given_to_another(board: Blac
         await board.wait("out", timeout=10)
 
     assert deliveries == [1]
+
+
+async def test_a_broken_connection_gives_a_replica_no_more_than_it_has_slots_for(
+    server: Server, board: Blackboard
+) -> None:
+    agent = Agent("solo")
+    now = most = 0
+
+    @agent.on("in", concurrency=1)
+    async def work(_: Memory, __: Blackboard) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await anyio.sleep(0.05)
+        now -= 1
+
+    async with open_wire(server.url) as wire, Blackboard.open(wire.url) as other:
+        wire.look_for(b"MSG.NEXT.MEM_main.solo--work")
+        async with agent.running(other):
+            for _ in range(3):
+                await wire.seen.wait()
+                await wire.cut()  # the broker lives on, and so does the request
+                wire.look_for(b"MSG.NEXT.MEM_main.solo--work")
+            await wire.seen.wait()
+            await board.put_many("in", list(range(8)))
+            await settled(board, "solo--work")
+
+    assert most == 1
 
 
 async def test_the_first_answer_wins_and_the_others_are_dropped(board: Blackboard) -> None:

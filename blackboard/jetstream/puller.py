@@ -84,6 +84,7 @@ class Puller:
         self._subscription: Subscription | None = None
         self._forget = connection.on_reconnect(self._on_reconnect)
         self._changed = anyio.Event()
+        self._stale = False
         self.disturbed: str | None = None
 
     async def begin(self) -> None:
@@ -134,13 +135,16 @@ class Puller:
             UnavailableError: The connection is closed.
         """
         self._changed = anyio.Event()
+        if self._stale:
+            await self._renew()
         want = free - self.asked - self._receive.statistics().current_buffer_used
         if want > 0:
             await self.ask(want)
-        try:
-            return self._receive.receive_nowait()
-        except anyio.WouldBlock:
-            pass
+        if free > 0:
+            try:
+                return self._receive.receive_nowait()
+            except anyio.WouldBlock:
+                pass
         with anyio.move_on_after(HEARTBEAT_S):
             await self._changed.wait()
         if self._open and anyio.current_time() - self._heard > SILENCE_S:
@@ -150,8 +154,23 @@ class Puller:
 
     def _disturb(self, reason: str) -> None:
         self._open.clear()
+        self._stale = True
         self.disturbed = reason
         self._changed.set()
+
+    async def _renew(self) -> None:
+        """Ask under another inbox: a broker that lives on still answers the requests from before.
+
+        Besides those that are asked for now, their answers would be more than there are slots.
+        """
+        self._stale = False
+        await self._drain()
+        self._inbox = self._connection.client.new_inbox()
+        try:
+            await self.begin()
+        except UnavailableError:
+            self._stale = True
+            raise
 
     async def _on_message(self, msg: Msg) -> None:
         self._heard = anyio.current_time()
@@ -179,9 +198,7 @@ class Puller:
     def _on_reconnect(self) -> None:
         self._disturb(RECONNECTED)
 
-    async def stop(self) -> list[Delivery]:
-        """Take nothing new; returns what came and nobody took, to be given back."""
-        self._forget()
+    async def _drain(self) -> None:
         with anyio.move_on_after(STOP_S, shield=True):
             if self._subscription is not None:
                 try:
@@ -190,6 +207,11 @@ class Puller:
                     await self._subscription.drain()
                 except (nats.errors.Error, OSError):
                     logger.debug("puller.unsubscribe", exc_info=True)
+
+    async def stop(self) -> list[Delivery]:
+        """Take nothing new; returns what came and nobody took, to be given back."""
+        self._forget()
+        await self._drain()
         left: list[Delivery] = []
         while True:
             try:
