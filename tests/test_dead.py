@@ -6,11 +6,11 @@ import anyio
 import pytest
 
 from blackboard import Agent, Blackboard, Memory
-from blackboard.errors import NotFoundError, RetryableError, TerminalError
+from blackboard.errors import NotFoundError, RetryableError, TerminalError, UnavailableError
 from blackboard.jetstream import pull
 from blackboard.messages import MAX_HOPS
 from blackboard.runtime.dead import list_dead, retry_dead
-from blackboard.runtime.intake import LONGEST_PAUSE_S, pause
+from blackboard.runtime.intake import LONGEST_PAUSE_S, decisive, pause
 from tests.settling import everything, settled
 from tests.waiting import wait_until
 
@@ -66,6 +66,47 @@ async def test_a_bug_is_tried_again_and_then_dead(board: Blackboard) -> None:
     assert failing.deliveries == [1, 2, 3]
     assert (await list_dead(board))[0].letter.attempts == 3
     assert await everything(board, "side") == []
+
+
+GROUPS: list[tuple[list[Exception], type[Exception]]] = [
+    ([UnavailableError("gone")], UnavailableError),
+    ([ValueError("a bug"), UnavailableError("gone")], UnavailableError),
+    ([UnavailableError("gone"), TerminalError("no")], TerminalError),
+    ([ExceptionGroup("inner", [RetryableError("busy", after_s=9)])], RetryableError),
+    ([ValueError("a bug")], ValueError),
+    ([ValueError("a bug"), RetryableError("busy")], ExceptionGroup),
+]
+
+
+@pytest.mark.parametrize(("errors", "kind"), GROUPS)
+def test_a_group_of_errors_counts_as_what_decides_in_it(
+    errors: list[Exception], kind: type[Exception]
+) -> None:
+    assert type(decisive(ExceptionGroup("tasks", errors))) is kind
+
+
+async def test_an_outage_in_a_task_of_the_handler_is_not_held_against_its_input(
+    board: Blackboard,
+) -> None:
+    agent = Agent("shaky")
+    tried: list[int] = []
+
+    @agent.on("in", attempts=1, to="out")
+    async def handle(item: Memory, _: Blackboard) -> int:
+        async def fetch() -> None:
+            if len(tried) == 1:
+                raise UnavailableError("the broker is away")
+
+        tried.append(item.delivery)
+        async with anyio.create_task_group() as group:
+            group.start_soon(fetch)
+        return item.content
+
+    async with agent.running(board):
+        await board.put("in", 1)
+        assert (await board.wait("out", timeout=5)).content == 1
+    assert tried == [1, 2]
+    assert await list_dead(board) == []
 
 
 async def test_a_retryable_error_says_when_to_try_again(board: Blackboard) -> None:

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from blackboard.envelope import is_expired
 from blackboard.errors import (
@@ -147,8 +148,8 @@ class Intake:
         if memory.delivery > self._handler.attempts + SPARE_DELIVERIES:
             raise LostWorkError(memory.delivery)
 
-    async def _failed(self, arrival: Arrival, error: Exception) -> Verdict:
-        memory = arrival.memory
+    async def _failed(self, arrival: Arrival, raised: Exception) -> Verdict:
+        memory, error = arrival.memory, decisive(raised)
         # Whoever meets others at the same memory all the time is not to blame either, for long.
         spare = SPARE_DELIVERIES if isinstance(error, ConflictError) else 0
         tries = self._handler.attempts + spare
@@ -181,6 +182,29 @@ class Intake:
         delay_s = pause(memory.delivery, error)
         logger.warning("handler.retry", extra={**what, "delay_s": round(delay_s, 3)})
         return Verdict("nak", delay_s)
+
+
+def decisive(error: Exception) -> Exception:
+    """What decides of a group of errors: one that is terminal, else an outage, else a bug.
+
+    A function with tasks of its own raises its errors in a group; it is judged as if it had none.
+    """
+    if not isinstance(error, ExceptionGroup):
+        return error
+    group = cast("ExceptionGroup[Exception]", error)
+    for kinds in (TerminalError, BLAMELESS):
+        found = group.subgroup(kinds)
+        if found is not None:
+            return _first(found)
+    bugs = group.split(RetryableError)[1]
+    # Of several bugs all are told, in one traceback.
+    return _first(group) if bugs is None or len(group.exceptions) == 1 else group
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+    return error
 
 
 def pause(delivery: int, error: Exception) -> float:
