@@ -463,7 +463,8 @@ class Blackboard:
             max_age: Makes it anew when the stored result is older.
             access: The result's label; by default the one label of the inputs, and in a handler of
                 its own inputs too.
-            lease: Seconds without a sign of life after which another caller takes over; at least 1.
+            lease: Seconds without a sign of life after which another caller takes over; from 1 to
+                86,400.
             session: Of the light memory, as the following are.
             user: The data subject.
             tags: Names and values.

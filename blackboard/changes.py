@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from blackboard.blobs import store_blob
-from blackboard.clock import now
+from blackboard.clock import check_span, now
 from blackboard.codec import encode_content, to_json
 from blackboard.draft import Binding, Draft
 from blackboard.envelope import Write, is_expired
@@ -111,11 +111,7 @@ class Changes:
         inherited = None if live is None else live.expires
         if ttl is None:
             return inherited
-        try:
-            short = ttl < MIN_TTL
-        except TypeError as error:
-            raise InvalidError(f"ttl={ttl!r} must be a timedelta, in whatever unit") from error
-        if short:
+        if check_span("ttl", ttl) < MIN_TTL:
             raise InvalidError(f"ttl={ttl} must be at least 1 s; leave it out to keep for good")
         since = now() if self.binding is None else self.binding.since
         try:
@@ -130,11 +126,19 @@ class Changes:
         return expires
 
     async def stored(self, memory: Memory, access: str) -> Memory:
-        """The memory with content as JSON, or with large content put aside."""
-        if memory.content_of is not None:
-            await self.reader.check_shown(memory.content_of, access)
-            return memory
+        """The memory as it is stored: with content as JSON, or put aside, or in what it shows.
+
+        A memory that was read through `content_of` and given other content has that content, and
+        what it showed before is one of its sources.
+        """
         content = to_json(memory.content)
+        shown = memory.content_of
+        if shown is not None:
+            if content is None or await self.reader.is_shown(content, shown):
+                await self.reader.check_shown(shown, access)
+                return memory
+            sources = tuple(dict.fromkeys((*memory.sources, shown)))
+            memory = msgspec.structs.replace(memory, content_of=None, sources=sources)
         if isinstance(content, str) and len(content) < MAX_INLINE_BYTES // 8:
             return msgspec.structs.replace(memory, content=content, blob=None)
         body = encode_content(content)

@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from blackboard.clock import now
+from blackboard.clock import check_span, now
 from blackboard.codec import Json, canonical, content_hash, printable, to_json
 from blackboard.envelope import Write, is_expired
 from blackboard.errors import (
@@ -48,7 +48,7 @@ from blackboard.writer import Writer, compose
 
 logger = logging.getLogger(__name__)
 
-MIN_LEASE_S = 1.0
+MAX_LEASE_S = 24 * 3600.0
 END_S = 5.0
 ERROR_CHARACTERS = 2000
 Make = Callable[[], object]
@@ -107,8 +107,10 @@ class Once:
             LabelError: The inputs lie under two labels other than `shared`.
         """
         check_token("name", name)
-        if lease_s < MIN_LEASE_S:
-            raise InvalidError(f"lease={lease_s} must be at least 1 s")
+        if not (isinstance(lease_s, int | float) and 1 <= lease_s <= MAX_LEASE_S):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise InvalidError(f"lease={lease_s!r} must be seconds, from 1 to {MAX_LEASE_S:g}")
+        if max_age is not None:
+            check_span("max_age", max_age)
         found: list[Memory] = []
         try:
             fingerprint = await self._fingerprint(inputs, found)
@@ -173,7 +175,7 @@ class Once:
         head = await self._log.head(work.ref)
         if head is None or head.gone is not None or is_expired(head) or head.stored is None:
             return None
-        if work.max_age is not None and head.stored + work.max_age < now():
+        if work.max_age is not None and now() - head.stored > work.max_age:
             return None
         return await self._reader.filled(head)
 
@@ -247,7 +249,6 @@ class Once:
         """Put a memory that shows the result in the caller's own topic and session."""
         shown = msgspec.structs.replace(
             fields,
-            content=result.content,
             content_of=result.pinned,
             kind="result" if made else "reuse",
             cost=result.cost,
@@ -259,6 +260,7 @@ class Once:
         )
         return msgspec.structs.replace(
             await self._writer.bound(shown),
+            content=result.content,
             agent=ref.agent,
             access=result.access,
             topic=topic,
@@ -393,8 +395,6 @@ async def _run(make: Make) -> Memory:
             value = await value
     seconds = round(time.monotonic() - started, 6)
     memory = compose(value)
-    content = to_json(memory.content)
     cost = memory.cost or Cost()
-    if cost.seconds == 0:
-        cost = msgspec.structs.replace(cost, seconds=seconds)
-    return msgspec.structs.replace(memory, content=content, cost=cost)
+    cost = msgspec.structs.replace(cost, seconds=cost.seconds or seconds)
+    return msgspec.structs.replace(memory, content=to_json(memory.content), cost=cost)

@@ -4,9 +4,18 @@ Only what has to do with absolute times asks it: expiry, `since=` as a duration,
 in records. Nothing is decided by comparing clocks of two machines; order is the broker's sequence.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+from blackboard.errors import InvalidError
 
 
 def now() -> datetime:
     """The time now, UTC."""
     return datetime.now(UTC)  # noqa: TID251 - the one reader
+
+
+def check_span(name: str, span: object) -> timedelta:
+    """Refuse what is no length of time, such as a number that might be seconds or minutes."""
+    if not isinstance(span, timedelta):
+        raise InvalidError(f"{name}={span!r} must be a timedelta, in whatever unit")
+    return span

@@ -13,7 +13,7 @@ import anyio
 import msgspec
 
 from blackboard.blobs import load_blob
-from blackboard.codec import Json, decode_content, own_copy
+from blackboard.codec import Json, decode_content, encode_content, own_copy
 from blackboard.draft import Draft
 from blackboard.envelope import is_expired
 from blackboard.errors import (
@@ -205,6 +205,13 @@ class Reader:
         kept = self._results.get(target)
         there = (await self._unfilled(target)).access if kept is None else kept.access
         check_label(target, there, access)
+
+    async def is_shown(self, content: Json, target: Ref) -> bool:
+        """Whether content (as `to_json` returns it) is that of the result a memory shows."""
+        check_target(target)
+        kept = self._results.get(target)
+        shown = (await self.pinned(target)).content if kept is None else kept.content
+        return content is shown or encode_content(content) == encode_content(shown)
 
     def keep(self, ref: Ref, access: str, content: Json) -> None:
         """Remember the content of a pinned result; the caller may change its own afterwards."""

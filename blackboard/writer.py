@@ -251,14 +251,15 @@ class Writer(Changes):
                     "to take a memory back, use retire"
                 )
             memory = await self.bound(self._next(before, after), self.draft)
+            body = await self.stored(memory, label)
             nonlocal written
-            written = msgspec.structs.replace(memory, content=to_json(memory.content), access=label)
+            written = msgspec.structs.replace(body, content=to_json(memory.content), access=label)
             return Write(
                 ref=ref.unpinned,
                 access=label,
                 agent=self.author(ref),
                 expected=0 if head is None else head.revision,
-                memory=await self.stored(memory, label),
+                memory=body,
                 expires=self.expires(None, live),
             )
 

@@ -3,11 +3,13 @@
 Processes that are killed and stopped are in `test_once_processes.py`.
 """
 
+import math
 import threading
 from datetime import timedelta
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from blackboard import Blackboard, Cost, Memory
@@ -224,12 +226,47 @@ async def test_bad_work_is_refused(board: Blackboard) -> None:
         ("w", float("nan"), {}),
         ("w", 2**60, {}),
         ("w", 1, {"lease": 0.5}),
+        ("w", 1, {"lease": math.inf}),
+        ("w", 1, {"lease": math.nan}),
+        ("w", 1, {"lease": timedelta(seconds=10)}),
+        ("w", 1, {"max_age": 60}),
         ("w", 1, {"topic": "once.x"}),
     ):
         with pytest.raises(InvalidError):
             await board.once(name, inputs, lambda: 1, **options)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidError, match="no JSON"):
         await board.once("w", 1, lambda: b"bytes")
+
+
+@pytest.mark.parametrize("max_age", [timedelta.max, timedelta(days=200_000)])
+async def test_any_length_of_time_is_an_age(board: Blackboard, max_age: timedelta) -> None:
+    await board.once("w", 1, lambda: "first")
+
+    assert (await board.once("w", 1, lambda: "second", max_age=max_age)).content == "first"
+    assert (await board.once("w", 1, lambda: "third", max_age=timedelta.min)).content == "third"
+
+
+async def test_a_light_memory_may_be_given_other_content(board: Blackboard) -> None:
+    light = await board.once("w", 1, lambda: {"a": 1}, topic="out")
+    result = light.content_of
+    assert result is not None
+
+    read = await board.get(light.ref)
+    await board.revise(light.ref, msgspec.structs.replace(read, tags={"seen": "yes"}))
+    tagged = await board.get(light.ref)
+    assert (tagged.content, tagged.content_of, tagged.tags) == ({"a": 1}, result, {"seen": "yes"})
+
+    await board.revise(light.ref, msgspec.structs.replace(read, content="edited"))
+    edited = await board.get(light.ref)
+    assert (edited.content, edited.content_of) == ("edited", None)
+    assert result in edited.sources
+
+    other = await board.once("w", 1, lambda: None, topic="out")
+    updated = await board.update(
+        other.ref, lambda m: m and msgspec.structs.replace(m, content={"a": 2})
+    )
+    assert (updated.content, updated.content_of) == ({"a": 2}, None)
+    assert (await board.get(other.ref)).content == {"a": 2}
 
 
 async def test_a_result_whose_content_is_gone_is_named(board: Blackboard) -> None:
