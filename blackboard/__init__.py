@@ -1,8 +1,30 @@
-"""Shared memory for pools of AI agents: a blackboard on NATS JetStream."""
+"""Shared memory for pools of AI agents: a blackboard on NATS JetStream.
 
-from blackboard.agent import Agent
-from blackboard.board import Blackboard
-from blackboard.messages import Cost, Memory
-from blackboard.subjects import Ref
+The names are loaded when they are asked for, so that the command line can answer a typing error,
+and a Ctrl-C, before the client of the broker is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from blackboard.agent import Agent
+    from blackboard.board import Blackboard
+    from blackboard.messages import Cost, Memory
+    from blackboard.subjects import Ref
 
 __all__ = ["Agent", "Blackboard", "Cost", "Memory", "Ref"]
+
+_HOMES = {
+    "Agent": "blackboard.agent",
+    "Blackboard": "blackboard.board",
+    "Cost": "blackboard.messages",
+    "Memory": "blackboard.messages",
+    "Ref": "blackboard.subjects",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,6 +1,7 @@
 """`blackboard up`: hold the local stack."""
 
 import signal
+from shlex import quote
 from typing import Annotated
 
 import anyio
@@ -79,8 +80,8 @@ def _introduce(endpoint: Endpoint, board: str, place: Place) -> None:
     )
     say()
     say("Programs on this machine reach it with Blackboard.open() under either of these:")
-    say(f"  export BLACKBOARD_DATA={endpoint.data_dir}")
-    say(f"  export BLACKBOARD_URL={endpoint.url} BLACKBOARD_TOKEN_FILE={token_file}")
+    say(f"  export BLACKBOARD_DATA={quote(str(endpoint.data_dir))}")
+    say(f"  export BLACKBOARD_URL={endpoint.url} BLACKBOARD_TOKEN_FILE={quote(str(token_file))}")
     say("Names are taken on trust here: whoever has the token may write as any agent.")
     say("Ctrl-C ends it, once nobody else uses it.")
 

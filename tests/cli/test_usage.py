@@ -76,7 +76,7 @@ def test_the_overview_says_what_the_commands_own_help_says(command: str, anywher
 def test_help_loads_no_command_and_no_vendor_of_an_extra():
     program = (
         "import sys; from blackboard.cli import main; main(['--help']); "
-        "print([m for m in sys.modules if m in ('openai', 'onnxruntime', 'qdrant_client', 'numpy') "
+        "print([m for m in sys.modules if m in ('nats', 'openai', 'onnxruntime', 'qdrant_client') "
         "or m.startswith('blackboard.cli.')], file=sys.stderr)"
     )
 
@@ -89,6 +89,27 @@ def test_help_loads_no_command_and_no_vendor_of_an_extra():
     )
 
     assert done.stderr.strip() == "[]"
+
+
+def test_ctrl_c_while_it_loads_ends_it_without_a_traceback():
+    program = (
+        "import os, signal, sys\n"
+        "class CtrlC:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'cyclopts': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, CtrlC())\n"
+        "from blackboard.__main__ import main; main()"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 # Mistakes
@@ -256,6 +277,7 @@ def test_two_places_at_once_are_refused(anywhere: CommandLine):
 
 
 async def test_up_holds_a_stack_that_others_use(data_dir: Path):
+    data_dir /= "of a team"
     first = start("up", "--data", data_dir, "--port", 0, "--json")
     processes = [first]
     try:
@@ -285,7 +307,8 @@ async def test_up_holds_a_stack_that_others_use(data_dir: Path):
     assert (facts["started"], facts["board"], facts["data"]) == (True, "main", str(data_dir))
     assert said.startswith("joined the running local stack\n")
     assert "Names are taken on trust" in said
-    assert str(data_dir / "token") in said
+    assert f"  export BLACKBOARD_DATA='{data_dir}'\n" in said
+    assert f" BLACKBOARD_TOKEN_FILE='{data_dir / 'token'}'\n" in said
     assert token not in said + json.dumps(facts)
     assert got.out.endswith("\n\nhello\n")
     assert (processes[1].returncode, ended) == (0, Done(0, "", ""))
