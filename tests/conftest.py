@@ -82,7 +82,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 async def data_dir(tmp_path: Path) -> AsyncGenerator[Path]:
     """A data directory, not made yet, for a local stack; a stack left running fails the test."""
-    path = tmp_path / "data"
+    path = tmp_path / "the data"
     yield path
     try:
         await wait_until(lambda: not inhabitants(path), "the local stack has ended", timeout=15)

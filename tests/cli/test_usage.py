@@ -277,7 +277,6 @@ def test_two_places_at_once_are_refused(anywhere: CommandLine):
 
 
 async def test_up_holds_a_stack_that_others_use(data_dir: Path):
-    data_dir /= "of a team"
     first = start("up", "--data", data_dir, "--port", 0, "--json")
     processes = [first]
     try:
