@@ -216,7 +216,7 @@ def _print_stats(stats: Stats) -> None:
     fields(
         {
             "board": stats.board,
-            "memories": f"{stats.memories} under {stats.topics} topics",
+            "memories": f"{stats.memories} under {stats.topics} topic{'' if stats.topics == 1 else 's'}",
             "kinds": stats.kinds,
             "once": f"{stats.once.results} results, {stats.once.reuses} reuses",
             "  made": stats.once.made,

@@ -67,7 +67,9 @@ def _lines(explanation: Explanation) -> list[str]:
         lines.append(f"shows {shown.ref}, which {shown.agent} made: {shown.spent}")
     makers = [use.agent for use in explanation.shown_by if use.kind == "reuse"]
     if makers:
-        lines.append(f"reused by {', '.join(sorted(makers))}, which saved {explanation.saved}")
+        times = "once" if len(makers) == 1 else f"{len(makers)} times"
+        agents = ", ".join(sorted(set(makers)))
+        lines.append(f"reused {times}, by {agents}, which saved {explanation.saved}")
     if explanation.used_by:
         lines.append(f"went into {', '.join(use.ref for use in explanation.used_by[:3])}")
     if memory.trace is not None:

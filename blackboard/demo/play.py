@@ -116,7 +116,7 @@ async def _play(
     if results.isolated is not None and results.shared is not None:
         results.alone = await alone(stage, screen)
     identical = None if stage.has_endpoint else played.identical()
-    screen.title("What it took")
+    screen.title("Reports" if results.alone is None else "What it took")
     compare(results, screen.console)
     screen.say(_verdict(played, identical, has_endpoint=stage.has_endpoint))
     broken = faults(results, reports_identical=identical, exact=not stage.has_endpoint)
