@@ -213,10 +213,11 @@ async def _lost(board: Blackboard) -> dict[str, int]:
 
 
 def _print_stats(stats: Stats) -> None:
+    topics = "topic" if stats.topics == 1 else "topics"
     fields(
         {
             "board": stats.board,
-            "memories": f"{stats.memories} under {stats.topics} topic{'' if stats.topics == 1 else 's'}",
+            "memories": f"{stats.memories} under {stats.topics} {topics}",
             "kinds": stats.kinds,
             "once": f"{stats.once.results} results, {stats.once.reuses} reuses",
             "  made": stats.once.made,

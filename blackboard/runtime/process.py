@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import anyio
 
 from blackboard.board import Blackboard
 from blackboard.errors import BlackboardError, SettingsError
+from blackboard.jetstream.message import rfc3339
 from blackboard.runtime.declared import Declaration
 from blackboard.runtime.runner import GRACE_S, Runner, only, running
 from blackboard.watch import Since
@@ -155,7 +156,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Write one record."""
         line: dict[str, object] = {
-            "at": self.formatTime(record),
+            "at": rfc3339(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
