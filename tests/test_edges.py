@@ -347,8 +347,11 @@ async def test_an_output_whose_time_was_over_is_not_put_by_returning_it(board: B
     async def make(item: Memory, bound: Blackboard) -> Memory:
         return await bound.once("sum", item, lambda: 1, ttl=timedelta(seconds=1))
 
-    await board.put("in", 1)
-    await anyio.sleep(1.1)
+    ref = await board.put("in", 1)
+    stored = (await board.get(ref)).stored
+    assert stored is not None
+    over = stored + timedelta(seconds=1)
+    await wait_until(lambda: datetime.now(UTC) > over, "the time of the output is over")
     async with agent.running(board):
         await settled(board, "maker--make")
     assert await everything(board, "out") == []

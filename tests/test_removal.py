@@ -1,5 +1,6 @@
 """What was taken back or has expired is gone everywhere at once, and stays gone."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -111,6 +112,31 @@ async def test_a_reclassified_memory_keeps_its_reference(board: Blackboard) -> N
     async with board.view("t") as view:
         assert {one.access for one in view.values()} == {"shared", "pii"}
         assert len(view) == 3
+
+
+async def test_the_projection_drops_what_was_moved_and_shows_what_came_back(
+    board: Blackboard,
+) -> None:
+    async def shown(content: str | None) -> bool:
+        bucket = state_bucket(board.name)
+        message = await board.log.connection.last(f"KV_{bucket}", f"$KV.{bucket}.plan.k")
+        if message is None or message.headers.get("KV-Operation") == "DEL":
+            return content is None
+        return json.loads(message.data)["content"] == content
+
+    ref = await board.put("state.plan", "by alice", key="k")
+    await board.sibling(agent="bob").put("state.plan", "by bob", key="k")
+    await wait_until(lambda: shown("by bob"), "the newest revision, whoever put it")
+    await board.retire(ref)
+    await wait_until(lambda: shown(None), "nothing: it was retired, by another than its last agent")
+    await board.undo(ref)
+    await wait_until(lambda: shown("by bob"), "what came back")
+    await board.reclassify(ref, "pii")
+    await wait_until(lambda: shown(None), "nothing: it is not open any more")
+    await board.revise(ref, "private")
+    await board.put("state.marker", "m", key="m")
+    await wait_until(lambda: _projected(board, "marker.m"), "what came later")
+    assert await shown(None)
 
 
 async def test_what_expired_is_gone_from_every_reader(board: Blackboard) -> None:
