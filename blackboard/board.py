@@ -695,6 +695,8 @@ def _ref(ref: RefLike) -> Ref:
 
 def _refs(refs: Sequence[RefLike]) -> tuple[Ref, ...]:
     """References to keep in a memory: one read from the board is pinned to what was read."""
+    if isinstance(refs, str | Ref | Memory):  # a str is a sequence too
+        raise InvalidError(f"sources= and links= take a list of references, not {refs!r}")
     return tuple(
         ref.pinned if isinstance(ref, Memory) and ref.revision else _ref(ref) for ref in refs
     )

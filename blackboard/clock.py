@@ -19,3 +19,12 @@ def check_span(name: str, span: object) -> timedelta:
     if not isinstance(span, timedelta):
         raise InvalidError(f"{name}={span!r} must be a timedelta, in whatever unit")
     return span
+
+
+def check_moment(name: str, moment: object) -> datetime:
+    """Refuse what is no point in time, such as its text, or a time of day somewhere."""
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InvalidError(
+            f"{name}={moment!r} must be a datetime with time zone, like datetime.now(UTC)"
+        )
+    return moment

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from blackboard.clock import check_moment
 from blackboard.codec import Json, decoder_of, encode_record, read
 from blackboard.errors import InvalidError, TooLargeError
 from blackboard.subjects import ANY_AGENT, Ref, is_id
@@ -166,8 +167,10 @@ def encode(memory: Payload) -> bytes:
     )
     try:
         body = encode_record(payload)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise InvalidError(f"a memory that is no JSON: {error}") from error
+        read(_fields, body)
+    except (InvalidError, ValueError, OverflowError, TypeError) as error:
+        # A struct does not check what it is made of.
+        raise InvalidError(f"a memory that nobody could read: {error}") from error
     if len(body) > MAX_PAYLOAD_BYTES:
         raise TooLargeError(
             f"a memory of {len(body)} bytes; text, tags, sources and links together may take "
@@ -177,7 +180,7 @@ def encode(memory: Payload) -> bytes:
 
 
 def _check_fields(memory: Payload) -> None:
-    if not 0.0 <= memory.priority <= 1.0:
+    if not (isinstance(memory.priority, int | float) and 0.0 <= memory.priority <= 1.0):  # pyright: ignore[reportUnnecessaryIsInstance] - a struct does not check
         raise InvalidError(f"priority {memory.priority!r} must be from 0 to 1")
     if not memory.kind:
         raise InvalidError("kind must not be empty; leave it out for 'note'")
@@ -188,8 +191,8 @@ def _check_fields(memory: Payload) -> None:
         value = getattr(memory, name)
         if value is not None and not isinstance(value, str):
             raise InvalidError(f"{name}={value!r} must be str")
-    if memory.happened is not None and memory.happened.tzinfo is None:
-        raise InvalidError("happened= needs a time zone; write datetime.now(UTC)")
+    if memory.happened is not None:
+        check_moment("happened", memory.happened)
 
 
 def decode(body: bytes) -> Payload:
@@ -201,4 +204,11 @@ def decode(body: bytes) -> Payload:
     return read(_decoder, body)
 
 
+class _Fields(Payload, frozen=True, kw_only=True):
+    """A payload whose content is passed over."""
+
+    content: msgspec.Raw = msgspec.Raw()
+
+
 _decoder = decoder_of(Payload)
+_fields = decoder_of(_Fields)

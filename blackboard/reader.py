@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from blackboard.blobs import load_blob
+from blackboard.clock import check_moment
 from blackboard.codec import Json, decode_content, encode_content, own_copy
 from blackboard.draft import Draft
 from blackboard.envelope import is_expired
@@ -123,8 +124,7 @@ class Reader:
             GoneError: It was a tombstone then, or was forgotten since.
             HistoryGoneError: What was there then is not kept any more.
         """
-        if time.tzinfo is None:
-            raise InvalidError("at= needs a time zone; write datetime.now(UTC)")
+        check_moment("at", time)
         head = await self._head(ref)
         if head is None or is_expired(head):
             raise NotFoundError(f"no memory {str(ref)!r} on board {self._log.board!r}")

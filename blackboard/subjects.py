@@ -33,12 +33,19 @@ _ID = re.compile(r"[0-9a-f]{32}\Z")
 _SUBJECT = re.compile(r"mem(?:\.[A-Za-z0-9_-]{1,64}){4,}\.[A-Za-z0-9_-]{1,128}\Z")
 
 
+def _check_text(what: str, value: object) -> None:
+    """Refuse what is no str, with the fix: numbers are often meant as keys and names."""
+    if not isinstance(value, str):
+        raise InvalidError(f"{what} {value!r} must be a str, not {type(value).__name__}")
+
+
 def check_token(what: str, value: str) -> str:
     """Return `value` when it can be a board, an access label or one token of a topic.
 
     Raises:
         InvalidError: It cannot; the text names the rule.
     """
+    _check_text(what, value)
     if not _TOKEN.match(value):
         raise InvalidError(f"{what} {value!r} must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
     return value
@@ -50,6 +57,7 @@ def check_name(what: str, value: str) -> str:
     Raises:
         InvalidError: It cannot. `--` is kept free: it joins agent and handler in a consumer's name.
     """
+    _check_text(what, value)
     if not _NAME.match(value):
         raise InvalidError(
             f"{what} {value!r} must be 1 to 64 characters of a-z, 0-9, _ and single - between them"
@@ -63,6 +71,7 @@ def check_topic(value: str) -> str:
     Raises:
         InvalidError: It is not, or it is too long to be a subject.
     """
+    _check_text("topic", value)
     for token in value.split("."):
         check_token(f"topic {value!r}: the token", token)
     if len(value) > MAX_SUBJECT_BYTES // 2:
@@ -78,6 +87,7 @@ def check_key(value: str) -> str:
     Raises:
         InvalidError: It cannot; 32 hex digits are the shape of an id, so a key may not look so.
     """
+    _check_text("key", value)
     if not _KEY.match(value):
         raise InvalidError(
             f"key {value!r} must be 1 to 128 characters of A-Z, a-z, 0-9, _ and -; "
@@ -248,6 +258,7 @@ class Pattern:
         Raises:
             InvalidError: `text` is no pattern; the text names the rule that it breaks.
         """
+        _check_text("pattern", text)
         tokens = text.split(".")
         for index, part in enumerate(tokens):
             if part == "*" or (part == ">" and index == len(tokens) - 1):

@@ -11,7 +11,7 @@ from typing import Literal
 
 import anyio
 
-from blackboard.clock import now
+from blackboard.clock import check_moment, now
 from blackboard.errors import InvalidError, NoAnswerError
 from blackboard.jetstream import Start
 from blackboard.jetstream.message import EPOCH
@@ -38,8 +38,7 @@ def start_at(since: Since) -> Start:
     if isinstance(since, timedelta):
         since = EPOCH if since > now() - EPOCH else now() - since
     if isinstance(since, datetime):
-        if since.tzinfo is None:
-            raise InvalidError("since= needs a time zone; write datetime.now(UTC)")
+        check_moment("since", since)
         return Start.all() if since <= EPOCH else Start.at(since)
     if isinstance(since, int) and since >= 1:  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         return Start.after(since - 1)
@@ -96,8 +95,8 @@ async def replay(
     """Read the past of a pattern; see `Blackboard.replay`."""
     if speed is not None and speed <= 0:
         raise InvalidError(f"speed={speed} must be above 0; None replays at once")
-    if isinstance(until, datetime) and until.tzinfo is None:
-        raise InvalidError("until= needs a time zone; write datetime.now(UTC)")
+    if until is not None and not isinstance(until, int):
+        check_moment("until", until)
     subject = Pattern.parse(pattern).subject(log.board)
     journal.audit("replay", pattern)
     info = await log.connection.stream(log.stream)

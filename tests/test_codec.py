@@ -171,6 +171,16 @@ def test_fields_are_checked_before_anything_is_sent() -> None:
         {"tags": {"a": 1}},
         {"session": 7},
         {"happened": datetime(2026, 1, 1)},  # noqa: DTZ001 - that is the mistake
+        {"happened": "2026-01-01"},
+        {"priority": "high"},
+        # What follows would be stored, and then no reader could read it.
+        {"priority": True},
+        {"cost": 5},
+        {"cost": Cost("m", tokens="many")},  # pyright: ignore[reportArgumentType]
+        {"hops": -1},
+        {"links": ("nonsense",)},
+        {"content_of": "nonsense"},
+        {"blob": {"id": "x"}},
     ]
     for fields in wrong:
         with pytest.raises(InvalidError):

@@ -2,6 +2,7 @@
 
 import random
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -96,6 +97,14 @@ def test_names_topics_and_keys_are_checked() -> None:
     for key in ("", "a.b", "a/b", "0" * 32, "a" * 129, "a\n"):
         with pytest.raises(InvalidError):
             check_key(key)
+
+
+@pytest.mark.parametrize("value", [42, None, b"a", ["a"]])
+def test_names_that_are_no_text_are_refused_by_their_type(value: Any) -> None:
+    checks = (check_topic, check_key, Pattern.parse, lambda name: check_name("agent", name))
+    for check in checks:
+        with pytest.raises(InvalidError, match=f"must be a str, not {type(value).__name__}"):
+            check(value)
 
 
 def test_a_last_arrow_means_zero_or_more_and_a_star_means_one() -> None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from blackboard.board import Blackboard
-from blackboard.clock import now
-from blackboard.errors import InvalidError, NotFoundError
+from blackboard.clock import check_moment, now
+from blackboard.errors import NotFoundError
 from blackboard.jetstream import ConsumerInfo, Durable, consumers
 from blackboard.jetstream.consumer import delete_consumer
 from blackboard.records import Card
@@ -94,8 +94,8 @@ async def pause(
         NotFoundError: There is no such handler on this board.
         InvalidError: `until` has no time zone.
     """
-    if until is not None and until.tzinfo is None:
-        raise InvalidError("until= needs a time zone; write datetime.now(UTC)")
+    if until is not None:
+        check_moment("until", until)
     names = await _named(board, agent, handler)
     for name in names:
         await _durable(board, agent, name).pause(until or now() + FOR_GOOD)
