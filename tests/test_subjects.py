@@ -1,6 +1,8 @@
 """References, patterns and names: what they accept, and that the broker reads them the same way."""
 
 import random
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -101,7 +103,12 @@ def test_names_topics_and_keys_are_checked() -> None:
 
 @pytest.mark.parametrize("value", [42, None, b"a", ["a"]])
 def test_names_that_are_no_text_are_refused_by_their_type(value: Any) -> None:
-    checks = (check_topic, check_key, Pattern.parse, lambda name: check_name("agent", name))
+    checks: list[Callable[[Any], object]] = [
+        check_topic,
+        check_key,
+        Pattern.parse,
+        partial(check_name, "agent"),
+    ]
     for check in checks:
         with pytest.raises(InvalidError, match=f"must be a str, not {type(value).__name__}"):
             check(value)
