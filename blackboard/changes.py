@@ -52,8 +52,11 @@ class Changes:
             draft: Where the write goes; None stores it.
         """
         for attempt in count():
+            edits = 0 if draft is None else draft.edits(ref)
             head, tip = await (self.log.look(ref) if draft is None else draft.look(ref))
             write = await decide(head)
+            if draft is not None and draft.edits(ref) != edits:
+                continue  # another task of the same handler was first
             write.expected = max(write.expected, tip)
             try:
                 return await self.store(write, draft)

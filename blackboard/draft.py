@@ -4,6 +4,8 @@ Reads through a draft see what was written into it. Nothing is on the board befo
 transaction commits, and then all of it is, with the record that says what it was made from.
 """
 
+from collections import Counter
+
 import msgspec
 
 from blackboard.clock import now
@@ -86,6 +88,7 @@ class Draft:
         # By reference and label: an output that changes its label takes a tombstone along.
         self._writes: dict[tuple[Ref, str], Write] = {}
         self._memories: dict[Ref, Memory] = {}
+        self._edits: Counter[Ref] = Counter()
 
     def __contains__(self, ref: Ref) -> bool:
         return ref.unpinned in self._memories
@@ -98,6 +101,10 @@ class Draft:
     async def head(self, ref: Ref) -> Memory | None:
         """The newest revision: what this draft holds, else what the board holds."""
         return (await self.look(ref))[0]
+
+    def edits(self, ref: Ref) -> int:
+        """How often a memory was written here; tells tasks of one handler of each other."""
+        return self._edits[ref.unpinned]
 
     async def look(self, ref: Ref) -> tuple[Memory | None, int]:
         """The newest revision and the sequence to expect, which `add` knows for what it holds."""
@@ -127,6 +134,7 @@ class Draft:
                 "split the input, or use put(..., now=True) for some"
             )
         write.cause = self._cause
+        self._edits[write.ref] += 1
         self._writes[write.ref, write.access] = write
         self._memories[write.ref] = _as_memory(write)
         return write.ref

@@ -43,12 +43,12 @@ class Writer(Changes):
         """Put a new memory, or the next revision of shared state; see `Blackboard.put`."""
         check_topic(topic)
         draft = None if now else self.draft
-        memory = await self.bound(memory, draft)
         if key is None:
             if expected not in (None, 0):
                 raise InvalidError("expected= belongs to key=; use revise for a memory with an id")
             return await self._put_new(topic, memory, access, ttl, draft)
         ref = Ref(ANY_AGENT, topic, check_key(key))
+        memory = await self.bound(memory, draft)
 
         async def decide(head: Memory | None) -> Write:
             live = live_one(head)
@@ -81,6 +81,7 @@ class Writer(Changes):
         binding = self.binding if draft is not None else None
         identifier = uuid7().hex if binding is None else binding.next_id()
         ref = Ref(self.log.agent, topic, identifier)
+        memory = await self.bound(memory, draft)  # the id came first: it counts the calls of put
         head = await self.log.head(ref) if binding is not None and binding.known else None
         label = self.label(access)
         expires = self.expires(ttl, None)
