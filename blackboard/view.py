@@ -87,7 +87,8 @@ class View(Mapping[Ref, Memory]):
         Raises:
             TooLargeError: More memories match than the view may hold.
         """
-        while self._changes == self._seen:
+        seen = self._seen  # of this call: whoever else waits sees the same change
+        while self._changes == seen:
             self.check()
             await self._changed.wait()
         self._seen = self._changes

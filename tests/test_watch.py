@@ -139,6 +139,16 @@ async def test_a_view_holds_what_is_there_from_the_first_moment(board: Blackboar
         assert view[key].agent == "bob"
 
 
+async def test_everybody_who_waits_for_a_view_hears_of_a_change(board: Blackboard) -> None:
+    async with board.view("t") as view, anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(view.changed)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(5):
+            await board.put("t", 1)
+            await view.changed()
+
+
 async def test_a_view_that_grows_too_large_says_so(board: Blackboard) -> None:
     await board.put_many("t", list(range(20)))
     with pytest.raises(TooLargeError, match="narrow the pattern"):
