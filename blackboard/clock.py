@@ -2,6 +2,7 @@
 
 Only what has to do with absolute times asks it: expiry, `since=` as a duration, and the times noted
 in records. Nothing is decided by comparing clocks of two machines; order is the broker's sequence.
+What a caller gives as a time, or as a length of time, is checked here too.
 """
 
 from datetime import UTC, datetime, timedelta

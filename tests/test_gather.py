@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 from blackboard import Agent, Blackboard, Memory
 from blackboard.telemetry import GROUPLESS
@@ -32,6 +33,7 @@ def summing() -> tuple[Agent, list[list[Any]]]:
     return agent, calls
 
 
+@pytest.mark.timeout(150)
 async def test_three_replicas_merge_a_thousand_groups_once_each_though_some_are_killed(
     server: Server, board: Blackboard, tmp_path: Path
 ) -> None:

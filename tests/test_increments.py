@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from blackboard import Blackboard
 from tests.children import children
 from tests.servers import Server
@@ -9,6 +11,7 @@ from tests.servers import Server
 REF = "*/state.counters/hits"
 
 
+@pytest.mark.timeout(150)
 async def test_ten_thousand_increments_by_8_processes_of_4_agents_make_10000(
     server: Server, tmp_path: Path
 ):
@@ -25,7 +28,7 @@ async def test_ten_thousand_increments_by_8_processes_of_4_agents_make_10000(
             for number in range(8)
         ]
         for child in counting:
-            await child.ended(timeout_s=50)
+            await child.ended(timeout_s=120)
     async with Blackboard.open(server.url) as board:
         memory = await board.get(REF)
     assert memory.content == 10_000
