@@ -25,7 +25,13 @@ from blackboard.local import join
 from blackboard.log import Log
 from blackboard.reader import Reader
 from blackboard.settings import Limits, Settings
-from blackboard.subjects import check_name, check_token, memory_stream, state_bucket
+from blackboard.subjects import (
+    blob_stream,
+    check_name,
+    check_token,
+    memory_stream,
+    state_bucket,
+)
 from blackboard.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -65,7 +71,7 @@ class Session:
     instance: str = field(default_factory=lambda: uuid4().hex)
     flights: dict[str, Flight] = field(default_factory=dict[str, Flight])
     desks: dict[tuple[str, str], Desk] = field(default_factory=dict[tuple[str, str], Desk])
-    boards: dict[str, FreshReads] = field(default_factory=dict[str, FreshReads])
+    streams: dict[str, FreshReads] = field(default_factory=dict[str, FreshReads])
 
     def desk(self, board: str, agent: str) -> Desk:
         """The place of an agent at a board; made on first use."""
@@ -76,11 +82,11 @@ class Session:
             found = self.desks[board, agent] = self._desk(board, agent)
         return found
 
-    def reads(self, board: str) -> FreshReads:
-        """The reads of a board, which know what any agent of this session saw there."""
-        found = self.boards.get(board)
+    def reads(self, stream: str) -> FreshReads:
+        """The reads of a stream, which know what any agent of this session saw there."""
+        found = self.streams.get(stream)
         if found is None:
-            found = self.boards[board] = FreshReads(self.connection, memory_stream(board))
+            found = self.streams[stream] = FreshReads(self.connection, stream)
             self.group.start_soon(found.keep_learning)
         return found
 
@@ -111,8 +117,16 @@ class Session:
             otlp_endpoint=self.settings.otlp_endpoint,
             otlp_protocol=self.settings.otlp_protocol,
         )
-        reads = self.reads(board)
-        log = Log(connection, board, agent, self.instance, telemetry, self.limits, reads)
+        log = Log(
+            connection,
+            board,
+            agent,
+            self.instance,
+            telemetry,
+            self.limits,
+            reads=self.reads(memory_stream(board)),
+            chunks=self.reads(blob_stream(board)),
+        )
         self.group.start_soon(journal.run)
         return Desk(log, journal, Reader(log))
 
@@ -145,7 +159,7 @@ async def open_session(
             session = Session(connection, connection.url, settings, limits, group)
             session.desk(board, agent)
             if there is not None:
-                session.reads(board).learn(there)
+                session.reads(memory_stream(board)).learn(there)
             try:
                 yield session
             finally:

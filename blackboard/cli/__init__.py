@@ -118,7 +118,7 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
         "audit": Entry(
             "history:audit",
             "Show who read what, and who took what back.",
-            "    blackboard audit --act get --what 'reports.' --since 1h",
+            "    blackboard audit --act get --what 'reports.>' --since 1h",
         ),
         "trace": Entry(
             "history:trace",
