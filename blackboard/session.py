@@ -133,14 +133,28 @@ class Session:
 
 @asynccontextmanager
 async def open_session(
-    settings: Settings, board: str, agent: str, *, limits: Limits, create: bool
+    settings: Settings,
+    board: str,
+    agent: str,
+    *,
+    limits: Limits,
+    create: bool,
+    required: bool = True,
 ) -> AsyncGenerator[Session]:
     """Connect, make sure that the board is there, and write the journals until the end.
+
+    Args:
+        settings: Where the broker is.
+        board: The board's name.
+        agent: Who opens it.
+        limits: What the board may hold when it is made.
+        create: Make it when it is not there.
+        required: Look for it at all; off for those who look at the broker itself.
 
     Raises:
         UnavailableError: The broker does not answer.
         SettingsError: The address, the token or the data directory cannot be used.
-        NotFoundError: There is no such board, and `create` is off.
+        NotFoundError: There is no such board, it is required, and `create` is off.
     """
     check_token("board", board)
     check_name("agent", agent)
@@ -154,7 +168,7 @@ async def open_session(
         connection = await stack.enter_async_context(
             Connection.open(url, token=token, name=f"{agent}@{board}")
         )
-        there = await _ensure(connection, board, limits, create=create)
+        there = await _ensure(connection, board, limits, create=create) if required else None
         async with background() as group:
             session = Session(connection, connection.url, settings, limits, group)
             session.desk(board, agent)

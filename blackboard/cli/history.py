@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from blackboard import trace as traces
+from blackboard.batches import each_audit_batch, each_span_batch
 from blackboard.board import Blackboard
-from blackboard.cli.batches import each_audit_batch, each_span_batch
-from blackboard.cli.output import clean, fields, say, say_json, table, when
+from blackboard.cli.output import clean, fields, say, say_json, table, warn, when
 from blackboard.cli.place import HERE, Place, opened
 from blackboard.cli.times import parse_duration, parse_time
 from blackboard.clock import now
@@ -58,12 +58,15 @@ async def audit(
     newest = _Newest(limit)
 
     def take(batch: AuditBatch) -> None:
+        newest.lost += batch.dropped
         fitting = traces.matching(batch.events, about=about, act=act, outcome=outcome, trace=trace)
         newest.add(fitting)
 
     async with opened(place) as board:
         await each_audit_batch(board, start, take, agent=who)
     _print_audit(sorted(newest.events, key=lambda event: event.at), place)
+    if newest.lost:
+        warn(f"{newest.lost} more events were lost in this time")
 
 
 class _Newest:
@@ -72,6 +75,7 @@ class _Newest:
     def __init__(self, limit: int) -> None:
         self.events: deque[AuditEvent] = deque(maxlen=limit)
         self._seen: dict[AuditEvent, None] = {}
+        self.lost = 0
 
     def add(self, events: Iterable[AuditEvent]) -> None:
         for event in events:

@@ -81,8 +81,13 @@ class Replica(msgspec.Struct, frozen=True):
     current: bool = False
     """Whether it holds all of it."""
     offline: bool = False
-    lag: int = 0
-    """Operations that it has not applied."""
+    active: int = 0
+    """Nanoseconds since the leader heard of it."""
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the leader heard of it."""
+        return self.active / NANOSECONDS
 
 
 class Placement(msgspec.Struct, frozen=True):
