@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from blackboard import Agent, Blackboard, Memory
-from blackboard.codec import decode_record
+from blackboard.codec import canonical, decode_record
 from blackboard.errors import GoneError, MakeFailedError, NotFoundError
 from blackboard.jetstream import Start, follow
-from blackboard.records import AuditBatch, HandlerRecord
-from blackboard.subjects import audit_stream, audit_subject
+from blackboard.records import AuditBatch, HandlerRecord, RunRecord
+from blackboard.subjects import audit_stream, audit_subject, derived_id
 from tests.foreign_agents import LANGUAGES, Foreign, command, node_command, python_command, run
 from tests.waiting import wait_until
 
@@ -176,7 +177,7 @@ async def test_a_foreign_handler_stores_output_and_record_in_one_batch_once(
     (handled,) = await foreign.event("handled")
 
     (output,) = await stored(board, "mem.main.*.stranger.loud.*")
-    (message,) = await stored(board, "claim.main.shared.stranger.*")
+    _, message = await stored(board, "claim.main.shared.stranger.*")
     assert handled["outcome"] == "stored"
     assert message.sequence == output.sequence + 1
     record = decode_record(message.data, HandlerRecord)
@@ -218,13 +219,53 @@ async def test_a_foreign_handler_finds_what_was_done_before(
     await foreign.do("handle", handler="shout", pattern="docs.>", to="loud")
     await board.put("docs.a", "hello")
     await foreign.event("handled")
-    await board.log.connection.api("CONSUMER.DELETE.MEM_main.stranger--shout")
-    await foreign.do("handle", handler="shout", pattern="docs.>", to="loud", start="all")
+    # The same run delivers again, as it does when the acknowledgement was lost.
+    connection, name = board.log.connection, "MEM_main.stranger--shout"
+    before = msgspec.json.decode(await connection.api(f"CONSUMER.INFO.{name}"))["config"]
+    await connection.api(f"CONSUMER.DELETE.{name}")
+    again = {"stream_name": "MEM_main", "config": {**before, "deliver_policy": "all"}}
+    await connection.api(f"CONSUMER.CREATE.{name}.{before['filter_subject']}", again)
+    await foreign.do("handle", handler="shout", pattern="docs.>", to="loud")
 
     outcomes = [event["outcome"] for event in await foreign.event("handled", 2)]
 
     assert outcomes == ["stored", "done before"]
     assert len(await stored(board, "mem.main.*.stranger.loud.*")) == 1
+
+
+async def test_a_foreign_handlers_new_run_handles_everything_anew(
+    board: Blackboard, foreign: Foreign
+) -> None:
+    await foreign.do("handle", handler="shout", pattern="docs.>", to="loud")
+    await board.put("docs.a", "hello")
+    await foreign.event("handled")
+    await board.log.connection.api("CONSUMER.DELETE.MEM_main.stranger--shout")
+    await foreign.do("handle", handler="shout", pattern="docs.>", to="loud", start="all")
+
+    outcomes = [event["outcome"] for event in await foreign.event("handled", 2)]
+
+    assert outcomes == ["stored", "stored"]
+    one, other = await stored(board, "mem.main.*.stranger.loud.*")
+    assert one.subject == other.subject
+    assert [each.headers["Bb-Cause"].split()[-1] for each in (one, other)] == ["run1", "run2"]
+    runs = await stored(board, f"claim.main.shared.stranger.r-{derived_id(canonical(['shout']))}")
+    assert [decode_record(each.data, RunRecord).run for each in runs] == [1, 2]
+    # The same place with other settings is refused.
+    other = await foreign.attempt("handle", handler="shout", pattern="other.>", to="loud")
+    assert (other["error"], other["reason"]) == ("Refused", "its consumer has other settings")
+
+
+async def test_large_content_goes_both_ways(board: Blackboard, foreign: Foreign) -> None:
+    content = {"ä": "x" * 600_000, "y": [1, None]}
+    ours = await board.put("docs.a", content, access="pii")
+    theirs = await foreign.do("put", topic="docs.b", content=content, access="pii")
+
+    read = await foreign.do("get", ref=str(ours))
+    memory = await board.get(theirs["ref"])
+
+    assert read["content"] == memory.content == content
+    assert memory.blob is not None
+    assert (memory.blob.chunks, memory.blob.agent) == (2, "stranger")
 
 
 async def test_a_foreign_agent_answers_a_question_of_the_library(

@@ -1,6 +1,6 @@
 // Reading and writing memories by schemas/README.md, with nothing but a NATS client.
 
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { jetstream } from "@nats-io/jetstream";
 import { headers as newHeaders } from "@nats-io/transport-node";
 import { Conflict, parse, read, Refused, selects } from "./wire.mjs";
@@ -8,6 +8,7 @@ import { Conflict, parse, read, Refused, selects } from "./wire.mjs";
 export const DAYS_90 = "7776000";
 const EXPECTED = "Nats-Expected-Last-Subject-Sequence";
 const OVER = "Nats-Expected-Last-Subject-Sequence-Subject";
+const [LARGE, CHUNK] = [256 * 1024, 512 * 1024];
 const CONFLICTS = new Set([10071, 10164, 10201]);
 
 /** One line to whoever runs this agent. */
@@ -24,7 +25,7 @@ export class Desk {
   async request(subject, body = "", said = {}) {
     const headers = newHeaders();
     for (const [name, value] of Object.entries(said)) headers.set(name, value);
-    const data = typeof body === "string" ? body : JSON.stringify(body);
+    const data = typeof body === "string" || body instanceof Uint8Array ? body : JSON.stringify(body);
     return await this.connection.request(subject, data, { timeout: 5000, headers });
   }
 
@@ -91,12 +92,40 @@ export class Desk {
   }
 
   async filled(memory) {
+    if (memory.blob) return { ...memory, content: await this.large(memory.access, memory.blob) };
     if (!memory.content_of) return memory;
     const { topic, revision } = parse(memory.content_of);
     if (revision === null || !topic.startsWith("once.")) throw new Refused("content_of shows what it may not");
     const result = await this.get({ ref: memory.content_of });
     if (result.access !== memory.access) throw new Refused("content_of under another label");
     return { ...memory, content: result.content };
+  }
+
+  /** Content that lies in chunks. */
+  async large(access, { agent, id, chunks, size, sha256 }) {
+    const parts = [];
+    for (let n = 0; n < chunks; n += 1) {
+      const subject = `blob.${this.board}.${access}.${agent}.${id}.${n}`;
+      const reply = await this.request(`$JS.API.DIRECT.GET.BLOB_${this.board}.${subject}`);
+      if (reply.headers?.code === 404) throw new Refused("gone: forgotten");
+      parts.push(reply.data);
+    }
+    const body = Buffer.concat(parts);
+    const whole = body.length === size && createHash("sha256").update(body).digest("hex") === sha256;
+    if (!whole) throw new Refused("not what its author stored");
+    return JSON.parse(body.toString());
+  }
+
+  /** Stores large content, and gives what its memory says of it. */
+  async upload(access, body) {
+    const id = fresh();
+    const chunks = Math.ceil(body.length / CHUNK);
+    for (let n = 0; n < chunks; n += 1) {
+      const subject = `blob.${this.board}.${access}.${this.name}.${id}.${n}`;
+      await this.write([[subject, body.subarray(n * CHUNK, (n + 1) * CHUNK), this.headers(0)]]);
+    }
+    const sha256 = createHash("sha256").update(body).digest("hex");
+    return { id, size: body.length, chunks, sha256, agent: this.name };
   }
 
   audit(act, what, revision = null) {
@@ -120,6 +149,8 @@ export class Desk {
   async put({ topic, content, key, ttl, access = "shared", create = false, ...fields }) {
     let ends = ttl === undefined ? null : Date.now() + ttl * 1000;
     const ref = key ? `*/${topic}/${key}` : `${this.name}/${topic}/${fresh()}`;
+    const large = Buffer.from(JSON.stringify(content ?? null));
+    let body = { content, ...fields };
     for (;;) {
       const head = key ? await this.head(ref) : null;
       if (head !== null && !head.gone && !head.expired) {
@@ -127,7 +158,8 @@ export class Desk {
         access = head.access;
         if (head.expires !== null) ends ??= Date.parse(head.expires);
       }
-      const message = this.message(ref, access, { content, ...fields }, head?.revision ?? 0, lifetime(ends));
+      if (large.length > LARGE && !body.blob) body = { ...fields, blob: await this.upload(access, large) };
+      const message = this.message(ref, access, body, head?.revision ?? 0, lifetime(ends));
       try {
         return { ref, revision: await this.write([message]) };
       } catch (error) {

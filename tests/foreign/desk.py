@@ -1,6 +1,7 @@
 """Reading and writing memories by schemas/README.md, with nothing but a NATS client."""
 
 import asyncio
+import hashlib
 import json
 import math
 import sys
@@ -18,6 +19,7 @@ DAYS_90 = "7776000"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 OVER = "Nats-Expected-Last-Subject-Sequence-Subject"
 CONFLICTS = {10071, 10164, 10201}
+LARGE, CHUNK = 256 * 1024, 512 * 1024
 Outgoing = tuple[str, bytes, dict[str, str]]
 """Subject, body and headers."""
 
@@ -121,6 +123,9 @@ class Desk:
         return await self.filled(memory)
 
     async def filled(self, memory: dict[str, Any]) -> dict[str, Any]:
+        if memory.get("blob") is not None:
+            content = await self.large(memory["access"], memory["blob"])
+            return {**memory, "content": content}
         target = memory.get("content_of")
         if target is None:
             return memory
@@ -131,6 +136,31 @@ class Desk:
         if result["access"] != memory["access"]:
             raise Refused("content_of under another label")
         return {**memory, "content": result["content"]}
+
+    async def large(self, access: str, blob: dict[str, Any]) -> Any:
+        """Content that lies in chunks."""
+        stream, where = f"BLOB_{self.board}", f"{access}.{blob['agent']}.{blob['id']}"
+        body = b""
+        for number in range(blob["chunks"]):
+            subject = f"blob.{self.board}.{where}.{number}"
+            reply = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+            if (reply.headers or {}).get("Status") == "404":
+                raise Refused("gone: forgotten")
+            body += reply.data
+        if (len(body), hashlib.sha256(body).hexdigest()) != (blob["size"], blob["sha256"]):
+            raise Refused("not what its author stored")
+        return json.loads(body)
+
+    async def upload(self, access: str, body: bytes) -> dict[str, Any]:
+        """Store large content, and give what its memory says of it."""
+        blob = uuid.uuid4().hex
+        chunks = [body[at : at + CHUNK] for at in range(0, len(body), CHUNK)]
+        for number, chunk in enumerate(chunks):
+            subject = f"blob.{self.board}.{access}.{self.name}.{blob}.{number}"
+            await self.write([(subject, chunk, self.headers(0))])
+        digest = hashlib.sha256(body).hexdigest()
+        about = {"id": blob, "size": len(body), "chunks": len(chunks), "sha256": digest}
+        return {**about, "agent": self.name}
 
     async def audit(self, act: str, what: str, revision: int | None = None) -> None:
         event = {
@@ -172,6 +202,7 @@ class Desk:
         body = {name: value for name, value in body.items() if value is not None}
         ends = None if ttl is None else datetime.now(UTC) + timedelta(seconds=ttl)
         ref = f"*/{topic}/{key}" if key else f"{self.name}/{topic}/{uuid.uuid4().hex}"
+        large = json.dumps(content).encode()
         while True:
             head = await self.head(ref) if key else None
             alive = head is not None and not head["gone"] and not head["expired"]
@@ -181,6 +212,9 @@ class Desk:
                 access = head["access"]
                 if head["expires"] and ends is None:
                     ends = datetime.fromisoformat(head["expires"])
+            if len(large) > LARGE and "blob" not in body:
+                del body["content"]
+                body["blob"] = await self.upload(access, large)
             expected = 0 if head is None else head["revision"]
             message = self.message(ref, access, body, expected, **lifetime(ends))
             try:
