@@ -119,6 +119,7 @@ def test_apply_ends_what_would_drop_or_refuse_memories(cli: CommandLine, server:
         assert info is not None
         unlimited = {"max_bytes": -1, "max_msgs_per_subject": -1, "max_consumers": -1}
         changed = {**info.config, **wrong, **unlimited, "discard": "old", "deny_delete": True}
+        changed["subjects"] = [*info.config["subjects"], "else.>"]
         await connection.api("STREAM.UPDATE.MEM_main", changed)
 
     with Blackboard.sync(server.url) as board:
@@ -133,7 +134,7 @@ def test_apply_ends_what_would_drop_or_refuse_memories(cli: CommandLine, server:
     assert "max_age=3600000000000 instead of 0, so memories vanish" in sick.out
     assert {setting for _, setting in done} == {
         *(*wrong, "discard", "max_bytes", "max_msgs_per_subject", "max_consumers"),
-        "deny_delete",
+        *("deny_delete", "subjects"),
     }
     assert {setting for (_, setting), one in done.items() if one["state"] == "refused"} == {
         "deny_delete"
