@@ -16,7 +16,7 @@ import msgspec
 from blackboard.errors import BoardFullError, InvalidError, UnavailableError
 from blackboard.fresh import LEARN_S, READ_S
 from blackboard.jetstream import BrokerError, Connection, Stream, StreamInfo
-from blackboard.layout import ANNOUNCED, limits_of, streams_of
+from blackboard.layout import ANNOUNCED, is_announced, limits_of, streams_of
 from blackboard.settings import Limits
 from blackboard.subjects import blob_stream, memory_stream
 
@@ -231,20 +231,30 @@ async def _most_revisions(connection: Connection, info: StreamInfo) -> int:
 
 async def _announce(connection: Connection, board: str, replicas: int) -> None:
     """Tell readers that soon any of several servers may answer, and wait until all know."""
-    announced = False
-    for name in (memory_stream(board), blob_stream(board)):
-        info = await connection.stream(name)
-        if info is None or not info.cluster.name or replicas == 1:
-            continue
-        if int(info.config.get("num_replicas", 1)) == 1:
+    if replicas == 1:
+        return
+    names = [memory_stream(board), blob_stream(board)]
+    alone = {info.name for name in names if (info := await _alone(connection, name)) is not None}
+    while alone:
+        for name in alone:
+            info = await _alone(connection, name)
             # Also when it stands there already: whoever wrote it may not have waited.
-            why = await _update(connection, _marked(info, marked=True))
+            why = "" if info is None else await _update(connection, _marked(info, marked=True))
             if why:
                 raise UnavailableError(f"cannot announce the replicas of {name}: {why}")
-            announced = True
-    if announced:
         logger.info("board.announced", extra={"board": board, "seconds": NOTICED_S})
         await anyio.sleep(NOTICED_S)
+        # Somebody else who applies other settings meanwhile may have taken it back.
+        infos = [await _alone(connection, name) for name in alone]
+        alone = {info.name for info in infos if info is not None and not is_announced(info)}
+
+
+async def _alone(connection: Connection, name: str) -> StreamInfo | None:
+    """A stream that has no replicas but could have; else None."""
+    info = await connection.stream(name)
+    if info is None or not info.cluster.name or int(info.config.get("num_replicas", 1)) > 1:
+        return None
+    return info
 
 
 async def _withdraw(connection: Connection, board: str) -> None:
@@ -253,7 +263,7 @@ async def _withdraw(connection: Connection, board: str) -> None:
         info = await connection.stream(name)
         if info is None or int(info.config.get("num_replicas", 1)) > 1:
             continue
-        if ANNOUNCED in (info.config.get("metadata") or {}):
+        if is_announced(info):
             await _update(connection, _marked(info, marked=False))
 
 

@@ -19,7 +19,7 @@ import anyio
 
 from blackboard.errors import BlackboardError, UnavailableError
 from blackboard.jetstream import Connection, Message, NoStreamError, StreamInfo
-from blackboard.layout import ANNOUNCED
+from blackboard.layout import is_announced
 
 FoundT = TypeVar("FoundT")
 logger = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ class FreshReads:
 
     def learn(self, info: StreamInfo) -> None:
         """Take in what the broker says of the stream."""
-        announced = ANNOUNCED in (info.config.get("metadata") or {})
-        self.replicated = announced or int(info.config.get("num_replicas", 1)) > 1
+        self.replicated = is_announced(info) or int(info.config.get("num_replicas", 1)) > 1
 
     async def keep_learning(self) -> None:
         """Notice within half a minute that the stream is to have replicas, or lost them."""

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from blackboard.errors import NotFoundError
-from blackboard.jetstream import Connection, Stream
+from blackboard.jetstream import Connection, Stream, StreamInfo
 from blackboard.settings import MIB, Limits
 from blackboard.subjects import (
     audit_stream,
@@ -154,6 +154,11 @@ async def boards(connection: Connection) -> list[str]:
     """The names of the boards on this broker."""
     prefix = memory_stream("")
     return [name.removeprefix(prefix) for name in await connection.streams(prefix)]
+
+
+def is_announced(info: StreamInfo) -> bool:
+    """Whether a stream says of itself that its reads have to be careful."""
+    return ANNOUNCED in (info.config.get("metadata") or {})
 
 
 async def limits_of(connection: Connection, board: str) -> Limits:

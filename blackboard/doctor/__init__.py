@@ -71,7 +71,8 @@ async def _looks(session: Session, agent: str, monitors: Sequence[str]) -> Async
         monitors = [] if endpoint is None else [endpoint.monitor]
     memory = await connection.stream(memory_stream(settings.board))
     servers = await monitoring.servers(monitors)
-    for check in monitoring.checks(servers, monitors, copies=_copies(memory)):
+    disks = settings.url is not None
+    for check in monitoring.checks(servers, monitors, copies=_copies(memory), disks=disks):
         yield check
     for check in broker.store(served, settings, seen=bool(servers)):
         yield check

@@ -56,10 +56,10 @@ def _handlers(found: Sequence[ConsumerInfo], cards: Sequence[Card]) -> Iterator[
 async def _letters(board: Blackboard) -> Check:
     letters = await list_dead(board)
     if letters:
-        text = f"{len(letters)} memories were given up on"
-        return Check(
-            "dead letters", "warn", text, "blackboard dead list, then blackboard dead retry"
-        )
+        text = "1 memory was" if len(letters) == 1 else f"{len(letters)} memories were"
+        text += " given up on"
+        do = "blackboard dead list, then blackboard dead retry"
+        return Check("dead letters", "warn", text, do)
     return Check("dead letters", "ok", "none")
 
 

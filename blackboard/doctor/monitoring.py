@@ -58,13 +58,16 @@ def _page(url: str) -> Server | None:
         return None
 
 
-def checks(seen: Sequence[Server], addresses: Sequence[str], *, copies: int) -> Iterator[Check]:
+def checks(
+    seen: Sequence[Server], addresses: Sequence[str], *, copies: int, disks: bool
+) -> Iterator[Check]:
     """What the pages say.
 
     Args:
         seen: The pages.
         addresses: Where they were looked for.
         copies: How many servers hold the board; 0 when there is none.
+        disks: Whether their limits matter; a local stack has none but the disk itself.
     """
     silent = len(addresses) - len(seen)
     if silent:
@@ -72,7 +75,7 @@ def checks(seen: Sequence[Server], addresses: Sequence[str], *, copies: int) -> 
         do = "check the address and the http setting of the servers"
         yield Check("monitoring", "warn", text, do)
     yield _unseen(copies) if not seen else _durability(seen, copies)
-    for one in seen:
+    for one in seen if disks else ():
         config, stats = one.jetstream.config, one.jetstream.stats
         text = f"{one.server_name} has promised {gib(stats.reserved_storage)} to streams"
         text += f", of {gib(config.max_storage)}; {gib(stats.storage)} are used"

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from blackboard import Blackboard, alteration, fresh
+from blackboard import Blackboard, alteration
 from tests.clusters import Cluster
 from tests.commands import CommandLine
 from tests.servers import Server
@@ -189,7 +189,7 @@ def test_apply_gives_a_board_replicas_that_outlive_its_only_server(
     assert "too few servers have room" in too_many["MEM_main", "num_replicas"]["why"]
     assert [f"note {number}" in text for number, text in enumerate(found)] == [True] * 3
     assert {one["state"] for one in back.values()} == {"done"}
-    assert (alone["num_replicas"], fresh.ANNOUNCED in alone["metadata"]) == (1, False)
+    assert (alone["num_replicas"], alteration.ANNOUNCED in alone["metadata"]) == (1, False)
     assert kept == found
 
 
