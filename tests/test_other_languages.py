@@ -15,6 +15,7 @@ from blackboard.jetstream import Start, follow
 from blackboard.records import AuditBatch, HandlerRecord, RunRecord
 from blackboard.subjects import audit_stream, audit_subject, derived_id
 from tests.foreign_agents import LANGUAGES, Foreign, command, node_command, python_command, run
+from tests.programs.kill_proxy import open_wire
 from tests.waiting import wait_until
 
 
@@ -388,6 +389,35 @@ async def test_all_languages_race_and_one_result_is_stored(
         assert {each["content"] for each in answers if each["key"] == key} == {content}
     assert len(answers) == 20
     assert len(contents) == 10
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("losing", ["answer", "request"])
+async def test_a_foreign_write_without_an_answer_is_stored_once(
+    board: Blackboard, tmp_path: Path, language: str, losing: str
+) -> None:
+    before = await board.put("state.plan", 1, key="main")
+    started = command(language, "agent", tmp_path)
+    async with open_wire(board.url) as wire, run(started, wire.url, "main", "stranger") as foreign:
+        await foreign.do("get", ref=str(before))
+        if losing == "answer":
+            wire.lose_answer(b"Bb-Write")
+        else:
+            wire.lose_request(b"Bb-Write")
+        revised: list[int] = []
+
+        async def revise() -> None:
+            done = await foreign.do("revise", ref=str(before), content=2, expected=before.written)
+            revised.append(done["revision"])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(revise)
+            await wire.seen.wait()
+            await wire.cut()
+
+    _, second = await stored(board, "mem.main.*.*.state.plan.main")
+    assert revised == [second.sequence]
+    assert second.headers["Bb-Agent"] == "stranger"
 
 
 async def test_a_foreign_agents_reads_are_audited(board: Blackboard, foreign: Foreign) -> None:

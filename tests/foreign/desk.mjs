@@ -2,7 +2,7 @@
 
 import { createHash, randomUUID } from "node:crypto";
 import { jetstream } from "@nats-io/jetstream";
-import { headers as newHeaders } from "@nats-io/transport-node";
+import { RequestError, TimeoutError, headers as newHeaders } from "@nats-io/transport-node";
 import { Conflict, parse, read, Refused, selects } from "./wire.mjs";
 
 export const DAYS_90 = "7776000";
@@ -26,7 +26,7 @@ export class Desk {
     const headers = newHeaders();
     for (const [name, value] of Object.entries(said)) headers.set(name, value);
     const data = typeof body === "string" || body instanceof Uint8Array ? body : JSON.stringify(body);
-    return await this.connection.request(subject, data, { timeout: 5000, headers });
+    return await this.connection.request(subject, data, { timeout: 2000, headers });
   }
 
   headers(expected, over, more = {}) {
@@ -38,6 +38,18 @@ export class Desk {
 
   /** Stores messages [subject, body, headers], all or none; the sequence of the last. */
   async write(messages) {
+    for (;;) {
+      try {
+        return await this.send(messages);
+      } catch (error) {
+        if (!isSilence(error)) throw error;
+      }
+      const found = await this.stored(messages.at(-1));
+      if (found !== null) return found;
+    }
+  }
+
+  async send(messages) {
     const batch = fresh();
     let answer = {};
     for (const [at, [subject, body, said]] of messages.entries()) {
@@ -52,6 +64,19 @@ export class Desk {
       if (answer.error) throw new Refused(JSON.stringify(answer.error));
     }
     return answer.seq;
+  }
+
+  /** The sequence of a write whose answer did not come; null when it is not there. */
+  async stored([subject, , said]) {
+    const asked = { seq: Number(said[EXPECTED]) + 1, next_by_subj: said[OVER] ?? subject };
+    for (;;) {
+      try {
+        const found = await this.direct("", asked);
+        return found?.headers["Bb-Write"] === said["Bb-Write"] ? Number(found.headers["Nats-Sequence"]) : null;
+      } catch (error) {
+        if (!isSilence(error)) throw error;
+      }
+    }
   }
 
   filterOf(ref) {
@@ -136,7 +161,13 @@ export class Desk {
 
   async flush() {
     const events = this.events.splice(0);
-    await this.request(`audit.${this.board}.${this.name}`, { events });
+    try {
+      await this.request(`audit.${this.board}.${this.name}`, { events });
+    } catch (error) {
+      if (!isSilence(error)) throw error;
+      this.events.unshift(...events);
+      setTimeout(() => this.flush(), 250);
+    }
   }
 
   message(ref, access, body, expected, more = {}) {
@@ -201,6 +232,9 @@ export class Desk {
     }
   }
 }
+
+/** Whether no answer came, so that nobody knows what became of a request. */
+const isSilence = (error) => error instanceof TimeoutError || error instanceof RequestError;
 
 /** Headers as an object; of several values the last, as the broker's own come last. */
 function plain(headers) {

@@ -1,6 +1,7 @@
 """Reading and writing memories by schemas/README.md, with nothing but a NATS client."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
@@ -44,7 +45,7 @@ class Desk:
         self, subject: str, body: Any = b"", headers: dict[str, str] | None = None
     ) -> Msg:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await self.client.request(subject, data, timeout=5, headers=headers)
+        return await self.client.request(subject, data, timeout=2, headers=headers)
 
     def headers(self, expected: int, over: str | None = None, **more: str | None) -> dict[str, str]:
         said = {
@@ -56,6 +57,15 @@ class Desk:
 
     async def write(self, messages: list[Outgoing]) -> int:
         """Store messages, all or none; the sequence of the last."""
+        while True:
+            try:
+                return await self.send(messages)
+            except NothingCame:
+                found = await self.stored(messages[-1])
+            if found is not None:
+                return found
+
+    async def send(self, messages: list[Outgoing]) -> int:
         batch = uuid.uuid4().hex
         answer: dict[str, Any] = {}
         for number, (subject, body, said) in enumerate(messages, 1):
@@ -66,25 +76,24 @@ class Desk:
             if number not in (1, len(messages)):
                 await self.client.publish(subject, body, headers=headers)
                 continue
-            try:
-                reply = await self.request(subject, body, headers)
-            except NothingCame:
-                found = await self.direct(
-                    {"seq": int(said[EXPECTED]) + 1, "next_by_subj": said.get(OVER, subject)}
-                )
-                if (
-                    found is None
-                    or found.headers is None
-                    or found.headers.get("Bb-Write") != said["Bb-Write"]
-                ):
-                    raise
-                return int(found.headers["Nats-Sequence"]) + len(messages) - number
+            reply = await self.request(subject, body, headers)
             answer = json.loads(reply.data or b"{}")
             if answer.get("error", {}).get("err_code") in CONFLICTS:
                 raise Conflict(subject)
             if "error" in answer:
                 raise Refused(str(answer["error"]))
         return int(answer["seq"])
+
+    async def stored(self, message: Outgoing) -> int | None:
+        """The sequence of a write whose answer did not come; None when it is not there."""
+        subject, _, said = message
+        asked = {"seq": int(said[EXPECTED]) + 1, "next_by_subj": said.get(OVER, subject)}
+        while True:
+            with contextlib.suppress(NothingCame):
+                found = await self.direct(asked)
+                headers = (found.headers if found else None) or {}
+                own = headers.get("Bb-Write") == said["Bb-Write"]
+                return int(headers["Nats-Sequence"]) if own else None
 
     async def direct(self, body: dict[str, Any], subject: str = "") -> Msg | None:
         reply = await self.request(f"$JS.API.DIRECT.GET.{self.stream}{subject}", body or b"")
@@ -174,7 +183,11 @@ class Desk:
 
     async def flush(self) -> None:
         events, self.events = self.events, []
-        await self.request(f"audit.{self.board}.{self.name}", {"events": events})
+        try:
+            await self.request(f"audit.{self.board}.{self.name}", {"events": events})
+        except NothingCame:
+            self.events[:0] = events
+            asyncio.get_running_loop().call_later(0.25, lambda: asyncio.ensure_future(self.flush()))
 
     def message(
         self, ref: str, access: str, body: dict[str, Any] | None, expected: int, **more: str | None
