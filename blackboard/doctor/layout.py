@@ -7,7 +7,7 @@ import msgspec
 from blackboard.alteration import Change, apply
 from blackboard.doctor.check import FULL, Check, gib
 from blackboard.jetstream import Connection, StreamInfo
-from blackboard.layout import streams_of
+from blackboard.layout import is_announced, streams_of
 from blackboard.settings import Limits
 from blackboard.subjects import memory_stream
 
@@ -50,6 +50,12 @@ async def checks(connection: Connection, board: str, limits: Limits) -> AsyncGen
     if limits.replicas > 1:
         yield _replicas(own)
         yield _addresses(connection)
+    elif any(map(is_announced, own)):
+        text = (
+            "replicas are announced but not there, so reads ask the leader more than they have to"
+        )
+        do = "let blackboard apply --replicas end, or take it back: blackboard apply"
+        yield Check("replicas", "warn", text, do)
     for check in _room(own):
         yield check
 

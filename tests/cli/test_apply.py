@@ -144,6 +144,31 @@ def test_apply_ends_what_would_drop_or_refuse_memories(cli: CommandLine, server:
     assert "is a board" in cli.ok("get", ref).out
 
 
+def test_what_an_apply_left_that_was_killed_is_told_and_taken_back(
+    cli: CommandLine, server: Server
+):
+    ref = cli.ok("put", "there", "is a board").out.strip()
+
+    async def announce() -> None:
+        info = await connection.stream("MEM_main")
+        assert info is not None
+        metadata = {**info.config["metadata"], alteration.ANNOUNCED: "yes"}
+        await connection.api("STREAM.UPDATE.MEM_main", {**info.config, "metadata": metadata})
+
+    with Blackboard.sync(server.url) as board:
+        connection = board.board.session.connection
+        board.run(announce)
+
+    told = cli.ok("doctor").out
+    read = cli.ok("get", ref).out
+    cli.ok("apply")
+
+    assert "warn    replicas: replicas are announced but not there" in told
+    assert "is a board" in read
+    assert "replicas" not in cli.ok("doctor").out
+    assert alteration.ANNOUNCED not in settings(server.url, "MEM_main")["metadata"]
+
+
 def test_the_doctor_has_nothing_against_limits_that_apply_set(cli: CommandLine):
     cli.ok("put", "there", "is a board")
     cli.ok("apply", "--history", 80, "--consumers", 5000, "--memory-bytes", "3GiB")

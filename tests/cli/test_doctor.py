@@ -14,6 +14,7 @@ from tests.commands import (
     finished,
 )
 from tests.servers import Server
+from tests.waiting import wait_until
 
 
 def test_the_doctor_finds_a_new_board_healthy(cli: CommandLine):
@@ -246,6 +247,7 @@ def test_what_was_lost_under_overload_is_shown(cli: CommandLine, server: Server)
             server.start()
 
         face.run(overload)
+        face.run(lambda: wait_until(board.journal.flush, "what waited is written"))
         wanted = dict(board.journal.counters)
 
     shown = cli.json("stats")["lost"]
