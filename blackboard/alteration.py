@@ -113,8 +113,18 @@ async def apply(
         for stream in streams
         for change in await _settings(connection, stream, dry_run=dry_run)
     ]
+    changes += await _spread(connection, board, streams, dry_run=dry_run)
+    logger.info("board.applied", extra={"board": board, "changes": len(changes)})
+    return changes
+
+
+async def _spread(
+    connection: Connection, board: str, streams: list[Stream], *, dry_run: bool
+) -> list[Change]:
+    """Give streams their number of replicas; returns when these hold everything."""
     if not dry_run:
-        await _announce(connection, board, limits.replicas)
+        await _announce(connection, board, streams[0].replicas)
+    changes: list[Change] = []
     moved: list[Stream] = []
     for stream in streams:
         change = await _replicas(connection, stream, dry_run=dry_run)
@@ -126,7 +136,6 @@ async def apply(
         await _in_step(connection, stream)
     if not dry_run:
         await _withdraw(connection, board)
-    logger.info("board.applied", extra={"board": board, "changes": len(changes)})
     return changes
 
 

@@ -186,6 +186,8 @@ async def test_a_foreign_handler_stores_output_and_record_in_one_batch_once(
     assert (memory.content, memory.session, memory.access) == ("HELLO", "s1", "pii")
     assert (memory.sources, memory.hops) == ((ref.pinned(),), 1)
     assert memory.cause == record.cause == f"{ref.pinned()} stranger--shout v1 run1"
+    # The trace goes on through an agent that makes no spans.
+    assert memory.trace == (await board.get(ref)).trace is not None
 
     await board.revise(ref, "bye")
     await foreign.event("handled", 2)

@@ -205,7 +205,10 @@ class Agent extends Desk {
     const { session, user } = memory;
     const body = { content, session, user, sources: [pinned], hops: memory.hops + 1 };
     if (answers) body.kind = "answer";
-    const outputs = await this.outputs(ref, memory.access, body, existing, cause);
+    const because = { "Bb-Cause": cause };
+    const trace = msg.headers?.get("traceparent");
+    if (trace) because.traceparent = trace;
+    const outputs = await this.outputs(ref, memory.access, body, existing, because);
     const done = JSON.stringify({ cause, refs: answers ? [] : [ref] });
     await this.write([...outputs, [subject, done, this.headers(sequence, undefined, { "Nats-TTL": DAYS_90 })]]);
     return "stored";
@@ -223,8 +226,7 @@ class Agent extends Desk {
   }
 
   /** The next revision of an output, taken along to the label of its input. */
-  async outputs(ref, access, body, before, cause) {
-    const because = { "Bb-Cause": cause };
+  async outputs(ref, access, body, before, because) {
     if (before === null || before.access === access) {
       return [this.message(ref, access, body, before?.revision ?? 0, because)];
     }

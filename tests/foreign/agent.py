@@ -268,7 +268,8 @@ class Agent(Desk):
             return "answered before"
         said |= {name: memory[name] for name in ("session", "user") if name in memory}
         said |= {"sources": [pinned], "hops": memory["hops"] + 1}
-        outputs = await self.outputs(ref, memory["access"], said, existing, cause)
+        more = {"Bb_Cause": cause, "traceparent": (msg.headers or {}).get("traceparent")}
+        outputs = await self.outputs(ref, memory["access"], said, existing, more)
         done = {"cause": cause, "refs": [ref] if to else []}
         headers = self.headers(sequence, Nats_TTL=DAYS_90)
         await self.write([*outputs, (subject, json.dumps(done).encode(), headers)])
@@ -299,18 +300,18 @@ class Agent(Desk):
         access: str,
         body: dict[str, Any],
         before: dict[str, Any] | None,
-        cause: str,
+        more: dict[str, str | None],
     ) -> list[Outgoing]:
         """The next revision of an output, taken along to the label of its input."""
         if before is None or before["access"] == access:
             expected = 0 if before is None else before["revision"]
-            return [self.message(ref, access, body, expected, Bb_Cause=cause)]
-        moved: dict[str, str | None] = {"Bb_Gone": "moved", "Nats_TTL": DAYS_90, "Bb_Cause": cause}
+            return [self.message(ref, access, body, expected, **more)]
+        moved = {**more, "Bb_Gone": "moved", "Nats_TTL": DAYS_90}
         left = self.message(ref, before["access"], None, before["revision"], **moved)
         subject = self.message(ref, access, body, 0)[0]
         last = await self.direct({}, f".{subject}")
         expected = 0 if last is None else int((last.headers or {})["Nats-Sequence"])
-        return [left, self.message(ref, access, body, expected, Bb_Cause=cause)]
+        return [left, self.message(ref, access, body, expected, **more)]
 
     async def ask(self, topic: str, content: Any) -> dict[str, Any]:
         request = await self.put(topic, content, kind="request")
