@@ -68,6 +68,7 @@ def test_apply_refuses_what_would_lose_something_and_does_the_rest(
     )
     assert "bytes are stored there; allow at least as many" in refused["MEM_main", "max_bytes"]
     assert done["BLOB_main", "max_bytes"]["state"] == "done"
+    assert ("KV_state_main", "max_bytes") not in done  # it follows the board, which is as it was
     assert settings(server.url, "MEM_main")["max_bytes"] == 2 << 30
     assert settings(server.url, "BLOB_main")["max_bytes"] == 1 << 30
     assert len(kept.splitlines()) == 5
