@@ -4,6 +4,9 @@ On one server every direct get is the newest. On a replicated stream any replica
 that lags shows an older revision, or none: measured, 14 to 21 % of reads right after a put. So
 there an answer older than what is known is asked for again, then the leader is asked; and that
 there is nothing, or that it is gone, is final only from the leader.
+
+A board may be given replicas while it is in use. Nobody may then trust a single answer any more, so
+`apply` announces it, and waits until every process has looked (`LEARN_S`) before it does it.
 """
 
 import logging
@@ -16,6 +19,7 @@ import anyio
 
 from blackboard.errors import BlackboardError, UnavailableError
 from blackboard.jetstream import Connection, Message, NoStreamError, StreamInfo
+from blackboard.layout import is_announced
 
 FoundT = TypeVar("FoundT")
 logger = logging.getLogger(__name__)
@@ -33,6 +37,7 @@ FIRST_PAUSE_S = 0.002
 REMEMBERED = 10_000
 """Subjects whose newest known sequence is kept; what falls out is only served less strictly."""
 LEARN_S = 30.0
+"""How long it may be taken for granted that one server answers; see `layout.NOTICED_S`."""
 
 
 class FreshReads:
@@ -47,27 +52,34 @@ class FreshReads:
         self._stream = stream
         self._known: OrderedDict[str, int] = OrderedDict()
         self._used = False
+        self._learning = anyio.Lock()
         self.replicated: bool | None = None
 
     def learn(self, info: StreamInfo) -> None:
         """Take in what the broker says of the stream."""
-        self.replicated = int(info.config.get("num_replicas", 1)) > 1
+        self.replicated = is_announced(info) or int(info.config.get("num_replicas", 1)) > 1
 
     async def keep_learning(self) -> None:
-        """Notice within half a minute that the stream was given replicas, or lost them."""
+        """Notice within half a minute that the stream is to have replicas, or lost them."""
         while True:
             await anyio.sleep(LEARN_S)
-            if not self._used:
-                continue
-            self._used = False
-            try:
-                info = await self._connection.stream(self._stream)
-            except BlackboardError as error:
-                logger.debug("fresh.learn", extra={"error": str(error)})
-            else:
-                self.replicated = None
-                if info is not None:
-                    self.learn(info)
+            if not self.replicated:
+                self.replicated = None  # whoever reads next asks first
+            elif self._used:
+                self._used = False
+                await self._ask_again()
+
+    async def _ask_again(self) -> None:
+        # Only here, and not before a read: while the servers choose a leader nobody answers this,
+        # and replicas that are asked with care can be read all the same.
+        try:
+            info = await self._connection.stream(self._stream)
+        except BlackboardError as error:
+            logger.debug("fresh.learn", extra={"error": str(error)})
+        else:
+            self.replicated = None
+            if info is not None:
+                self.learn(info)
 
     def wrote(self, subject: str, sequence: int) -> None:
         """Remember a write of this process; `subject` is the filter it is read by."""
@@ -182,7 +194,9 @@ class FreshReads:
 
     async def _is_replicated(self) -> bool:
         if self.replicated is None:
-            info = await self._again(lambda: self._connection.stream(self._stream))
-            if info is not None:
-                self.learn(info)
+            async with self._learning:
+                if self.replicated is None:
+                    info = await self._again(lambda: self._connection.stream(self._stream))
+                    if info is not None:
+                        self.learn(info)
         return self.replicated is True

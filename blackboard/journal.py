@@ -2,7 +2,8 @@
 
 A message per event would triple the cost of a read, because the broker syncs every message to disk.
 So events and spans wait here for at most 250 ms, or until there are 256, and go out as one message.
-A process that is killed loses at most what waited.
+A process that is killed loses at most what waited; one that ends while the broker is away logs how
+much that was.
 
 Noting something neither blocks nor raises. While the broker is away batches wait and are sent
 again; what finds no room is counted, and the next batch says how much is missing. A batch whose
@@ -166,6 +167,8 @@ class Journal:
                 while self._waiting and await self.flush():
                     pass
             self._thread = None
+            self._events.abandon()
+            self._spans.abandon()
 
     async def flush(self) -> bool:
         """Write what waits now; False when some of it could not be written and waits on."""
@@ -283,6 +286,15 @@ class _Queue(Generic[ItemT]):
         """The message will never be stored; returns how many items it had."""
         self._drop(self._inside)
         return self._done()
+
+    def abandon(self) -> None:
+        """The process ends; what still waits is lost, though a part of it may have been stored."""
+        count = len(self.items)
+        if count:
+            self._drop(count)
+            self.items.clear()
+            self._body, self._inside, self._told = None, 0, 0
+            logger.warning("journal.lost", extra={"subject": self.subject, "items": count})
 
     def _done(self) -> int:
         count = self._inside

@@ -89,7 +89,9 @@ class Log:
         instance: str,
         telemetry: Telemetry,
         limits: Limits,
-        reads: FreshReads | None = None,
+        *,
+        reads: FreshReads,
+        chunks: FreshReads,
     ) -> None:
         self.connection = connection
         self.board = board
@@ -98,8 +100,8 @@ class Log:
         self.telemetry = telemetry
         self.limits = limits
         self.stream = memory_stream(board)
-        self.reads = reads or FreshReads(connection, self.stream)
-        self.chunks = FreshReads(connection, blob_stream(board))
+        self.reads = reads
+        self.chunks = chunks
         self._sender = Sender(connection, board, self.stream, limits, self.reads)
         self._uploads = Sender(connection, board, blob_stream(board), limits, self.chunks)
         self._room = Room(connection, board, self.stream)

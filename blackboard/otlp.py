@@ -6,6 +6,7 @@ provider. The SDK's own queue drops in silence when it is full, so what goes in 
 is counted here, and a span for which there is no room is refused and counted before it gets there.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -30,6 +31,8 @@ from opentelemetry.trace import Tracer
 from blackboard.errors import SettingsError
 from blackboard.settings import OTLP_HTTP
 
+logger = logging.getLogger(__name__)
+
 GRPC: Final = "grpc"
 TRACES_PATH = "/v1/traces"
 QUEUE = 65_536
@@ -48,8 +51,13 @@ _lock = threading.Lock()
 class Export:
     """The way of this process's spans to one endpoint, shared by all who named that endpoint."""
 
-    def __init__(self, exporter: SpanExporter, forget: Callable[["Export"], bool]) -> None:
-        self._queue = _Queue(exporter)
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        forget: Callable[["Export"], bool],
+        count: Callable[[int], None],
+    ) -> None:
+        self._queue = _Queue(exporter, count)
         self._all = SynchronousMultiSpanProcessor()
         self._all.add_span_processor(self._queue)
         self._providers: dict[tuple[str, str], TracerProvider] = {}
@@ -82,15 +90,18 @@ class Export:
         """
         if self._forget(self):
             self._queue.close(timeout_s)
+            if self._queue.dropped:
+                logger.warning("export.lost", extra={"spans": self._queue.dropped})
         return self._queue.dropped
 
 
-def open_export(endpoint: str, protocol: str) -> Export:
+def open_export(endpoint: str, protocol: str, count: Callable[[int], None]) -> Export:
     """Begin to use an endpoint; pair it with `Export.close`.
 
     Args:
         endpoint: A URL; for HTTP, one without a path stands for its `/v1/traces`.
         protocol: `http/protobuf` or `grpc`.
+        count: Told how many spans were lost, each time; not told by whom, for the way is shared.
 
     Raises:
         SettingsError: The endpoint or protocol cannot be used, or the exporter is not installed.
@@ -99,7 +110,7 @@ def open_export(endpoint: str, protocol: str) -> Export:
     with _lock:
         found = _exports.get(key)
         if found is None:
-            found = _exports[key] = Export(_exporter(endpoint, protocol), _forget)
+            found = _exports[key] = Export(_exporter(endpoint, protocol), _forget, count)
         found.users += 1
         return found
 
@@ -143,8 +154,9 @@ def _exporter(endpoint: str, protocol: str) -> SpanExporter:
 class _Queue(SpanProcessor):
     """The SDK's queue and its thread, with a count of what is lost."""
 
-    def __init__(self, exporter: SpanExporter) -> None:
+    def __init__(self, exporter: SpanExporter, count: Callable[[int], None]) -> None:
         self.dropped = 0
+        self._count = count
         self._taken = _Taken(exporter, self._lost)
         self._inner = BatchSpanProcessor(
             self._taken,
@@ -159,11 +171,12 @@ class _Queue(SpanProcessor):
         """Queue the span, or refuse and count it."""
         with self._counting:
             # At least as many as the inner queue holds, so that one never overflows.
-            if self._given - self._taken.count >= QUEUE:
-                self.dropped += 1
-                return
-            self._given += 1
-        self._inner.on_end(span)
+            full = self._given - self._taken.count >= QUEUE
+            self._given += not full
+        if full:
+            self._lost(1)
+        else:
+            self._inner.on_end(span)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing is done with a span that only began."""
@@ -179,8 +192,14 @@ class _Queue(SpanProcessor):
             self._lost(self._given - self._taken.count)
 
     def _lost(self, n: int) -> None:
+        if n <= 0:
+            return
         with self._counting:
+            first = not self.dropped
             self.dropped += n
+        if first:
+            logger.warning("export.drops")
+        self._count(n)
 
 
 class _Taken(SpanExporter):

@@ -2,8 +2,8 @@
 
 `python -m blackboard.schemas` writes `schemas/*.schema.json`; `--check` only compares, and fails on
 a difference. They are generated so that they cannot say anything else than the code does; the
-descriptions are the docstrings. Examples are recorded by their hash: agents in other languages test
-themselves against them, so one that was published is never changed.
+descriptions are the docstrings. Examples and vectors are recorded by their hash: agents in other
+languages test themselves against them, so one that was published is never changed.
 """
 
 import ast
@@ -192,7 +192,7 @@ def text_of(name: str) -> str:
 
 
 def write(directory: Path, *, check: bool) -> list[str]:
-    """Write the schemas and record new examples; with `check`, change nothing.
+    """Write the schemas and record new examples and vectors; with `check`, change nothing.
 
     Args:
         directory: `schemas/`.
@@ -202,13 +202,18 @@ def write(directory: Path, *, check: bool) -> list[str]:
         What was not as it should be, one line each; without `check`, only what cannot be mended.
     """
     files = {directory / f"{name}.schema.json": text_of(name) for name in TYPES}
-    sums, problems = _sums(directory / "examples")
+    problems: list[str] = []
+    for kind, found in (("examples", _examples(directory)), ("vectors", _vectors(directory))):
+        record = directory / kind / SUMS
+        files[record], changed = _sums(record, found)
+        problems += [
+            f"{kind}/{name} was changed or removed; {kind} are only ever added" for name in changed
+        ]
     problems += [
         f"{path.name} is no message's schema"
         for path in directory.glob("*.schema.json")
         if path not in files
     ]
-    files[directory / "examples" / SUMS] = sums
     for path, text in files.items():
         if check and (not path.exists() or path.read_text() != text):
             problems.append(f"{path.name} is out of date; run `python -m blackboard.schemas`")
@@ -217,20 +222,34 @@ def write(directory: Path, *, check: bool) -> list[str]:
     return problems
 
 
-def _sums(directory: Path) -> tuple[str, list[str]]:
-    """The record of the examples, and which of those in it were changed or removed."""
-    record = directory / SUMS
+def _examples(directory: Path) -> dict[str, str]:
+    """The hash of each example, by its path."""
+    examples = directory / "examples"
+    return {
+        path.relative_to(examples).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in examples.glob("*/*.json")
+    }
+
+
+def _vectors(directory: Path) -> dict[str, str]:
+    """The hash of each vector, by its file, list and place in that, as new ones come last."""
+    found: dict[str, str] = {}
+    for path in (directory / "vectors").glob("*.json"):
+        lists = msgspec.json.decode(path.read_bytes(), type=dict[str, list[Any] | str])
+        for kind, entries in lists.items():
+            if kind == "about":  # it explains them
+                continue
+            for number, entry in enumerate([entries] if isinstance(entries, str) else entries):
+                body = msgspec.json.encode(entry, order="sorted")
+                found[f"{path.name} {kind} {number:03}"] = hashlib.sha256(body).hexdigest()
+    return found
+
+
+def _sums(record: Path, found: dict[str, str]) -> tuple[str, list[str]]:
+    """The text of a record of hashes, and what in it was changed or removed."""
     lines = record.read_text().splitlines() if record.exists() else []
     known = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    found = {
-        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in directory.glob("*/*.json")
-    }
-    changed = [
-        f"examples/{name} was changed or removed; examples are only ever added"
-        for name, digest in known.items()
-        if found.get(name) != digest
-    ]
+    changed = [name for name, digest in known.items() if found.get(name) != digest]
     both = sorted((found | known).items())
     return "".join(f"{digest}  {name}\n" for name, digest in both), changed
 

@@ -25,7 +25,13 @@ from blackboard.local import join
 from blackboard.log import Log
 from blackboard.reader import Reader
 from blackboard.settings import Limits, Settings
-from blackboard.subjects import check_name, check_token, memory_stream, state_bucket
+from blackboard.subjects import (
+    blob_stream,
+    check_name,
+    check_token,
+    memory_stream,
+    state_bucket,
+)
 from blackboard.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -65,7 +71,7 @@ class Session:
     instance: str = field(default_factory=lambda: uuid4().hex)
     flights: dict[str, Flight] = field(default_factory=dict[str, Flight])
     desks: dict[tuple[str, str], Desk] = field(default_factory=dict[tuple[str, str], Desk])
-    boards: dict[str, FreshReads] = field(default_factory=dict[str, FreshReads])
+    streams: dict[str, FreshReads] = field(default_factory=dict[str, FreshReads])
 
     def desk(self, board: str, agent: str) -> Desk:
         """The place of an agent at a board; made on first use."""
@@ -76,11 +82,11 @@ class Session:
             found = self.desks[board, agent] = self._desk(board, agent)
         return found
 
-    def reads(self, board: str) -> FreshReads:
-        """The reads of a board, which know what any agent of this session saw there."""
-        found = self.boards.get(board)
+    def reads(self, stream: str) -> FreshReads:
+        """The reads of a stream, which know what any agent of this session saw there."""
+        found = self.streams.get(stream)
         if found is None:
-            found = self.boards[board] = FreshReads(self.connection, memory_stream(board))
+            found = self.streams[stream] = FreshReads(self.connection, stream)
             self.group.start_soon(found.keep_learning)
         return found
 
@@ -111,22 +117,44 @@ class Session:
             otlp_endpoint=self.settings.otlp_endpoint,
             otlp_protocol=self.settings.otlp_protocol,
         )
-        reads = self.reads(board)
-        log = Log(connection, board, agent, self.instance, telemetry, self.limits, reads)
+        log = Log(
+            connection,
+            board,
+            agent,
+            self.instance,
+            telemetry,
+            self.limits,
+            reads=self.reads(memory_stream(board)),
+            chunks=self.reads(blob_stream(board)),
+        )
         self.group.start_soon(journal.run)
         return Desk(log, journal, Reader(log))
 
 
 @asynccontextmanager
 async def open_session(
-    settings: Settings, board: str, agent: str, *, limits: Limits, create: bool
+    settings: Settings,
+    board: str,
+    agent: str,
+    *,
+    limits: Limits,
+    create: bool,
+    required: bool = True,
 ) -> AsyncGenerator[Session]:
     """Connect, make sure that the board is there, and write the journals until the end.
+
+    Args:
+        settings: Where the broker is.
+        board: The board's name.
+        agent: Who opens it.
+        limits: What the board may hold when it is made.
+        create: Make it when it is not there.
+        required: Look for it at all; off for those who look at the broker itself.
 
     Raises:
         UnavailableError: The broker does not answer.
         SettingsError: The address, the token or the data directory cannot be used.
-        NotFoundError: There is no such board, and `create` is off.
+        NotFoundError: There is no such board, it is required, and `create` is off.
     """
     check_token("board", board)
     check_name("agent", agent)
@@ -140,12 +168,12 @@ async def open_session(
         connection = await stack.enter_async_context(
             Connection.open(url, token=token, name=f"{agent}@{board}")
         )
-        there = await _ensure(connection, board, limits, create=create)
+        there = await _ensure(connection, board, limits, create=create) if required else None
         async with background() as group:
             session = Session(connection, connection.url, settings, limits, group)
             session.desk(board, agent)
             if there is not None:
-                session.reads(board).learn(there)
+                session.reads(memory_stream(board)).learn(there)
             try:
                 yield session
             finally:

@@ -220,7 +220,7 @@ class Telemetry:
             # Here, because it loads the SDK.
             from blackboard.otlp import open_export  # noqa: PLC0415
 
-            self._export = open_export(otlp_endpoint, otlp_protocol)
+            self._export = open_export(otlp_endpoint, otlp_protocol, _export_lost)
             tracer = _working(self._export.tracer(agent, instance, ids))
         self._recorder = Recorder(
             agent, instance, sink, ratio=ratio, tracer=tracer, foreign=foreign
@@ -365,6 +365,10 @@ class Telemetry:
             lost = export.close(timeout_s)
             self._counts[EXPORT_DROPPED.name] = lost
             self._recorder.tracer = None
+
+
+def _export_lost(n: int) -> None:
+    add(EXPORT_DROPPED, n, {})
 
 
 def _users_tracer() -> Tracer | None:

@@ -32,6 +32,8 @@ class Server:
         extra: More configuration, for example `authorization { users: [...] }`.
         userinfo: Goes into `url` before the `@`: a token, or `user:password`.
         name: The server's name, where others know it by that; None takes a new one at each start.
+        sync: How often the disk is synced.
+        jetstream: Off for a server that cannot carry a board.
     """
 
     def __init__(
@@ -43,12 +45,16 @@ class Server:
         extra: str = "",
         userinfo: str | None = None,
         name: str | None = None,
+        sync: str = "always",
+        jetstream: bool = True,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.log = directory / "nats-server.log"
         self._limits = (max_file_store, max_memory_store)
         self._extra = extra
+        self._sync = sync
+        self._jetstream = jetstream
         self._name = name
         self._userinfo = "" if userinfo is None else f"{userinfo}@"
         self._ports: tuple[int, int] | None = None
@@ -116,16 +122,19 @@ class Server:
         return False  # another process took a port between our look and the server's bind
 
     def _config(self, ports: tuple[int, int], name: str) -> str:
+        jetstream = f"""
+            jetstream {{
+              store_dir: "."
+              sync_interval: {self._sync}
+              max_file_store: {self._limits[0]}
+              max_memory_store: {self._limits[1]}
+            }}
+        """
         return f"""
             server_name: {name}
             listen: "127.0.0.1:{ports[0]}"
             http: "127.0.0.1:{ports[1]}"
-            jetstream {{
-              store_dir: "."
-              sync_interval: always
-              max_file_store: {self._limits[0]}
-              max_memory_store: {self._limits[1]}
-            }}
+            {jetstream if self._jetstream else ""}
             {self._extra}
         """
 

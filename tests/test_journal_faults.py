@@ -12,8 +12,8 @@ from tests.shelf import Shelf, running, span
 from tests.waiting import wait_until
 
 
-async def test_the_last_writing_ends_in_time_when_the_broker_hangs(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_the_last_writing_ends_in_time_when_the_broker_hangs_and_says_what_is_lost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(journals, "FINAL_S", 0.05)
 
@@ -25,6 +25,10 @@ async def test_the_last_writing_ends_in_time_when_the_broker_hangs(
         async with running(journal):
             await anyio.wait_all_tasks_blocked()
             journal.audit("get", "lost")
+
+    assert journal.counters == {AUDIT_DROPPED.name: 1}
+    (said,) = [one.__dict__ for one in caplog.records if one.msg == "journal.lost"]
+    assert (said["subject"], said["items"]) == ("audit.main.reader", 1)
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from blackboard import Agent, Blackboard, Memory
-from blackboard.codec import decode_record
+from blackboard.codec import canonical, decode_record
 from blackboard.errors import GoneError, MakeFailedError, NotFoundError
 from blackboard.jetstream import Start, follow
-from blackboard.records import AuditBatch, HandlerRecord
-from blackboard.subjects import audit_stream, audit_subject
+from blackboard.records import AuditBatch, HandlerRecord, RunRecord
+from blackboard.subjects import audit_stream, audit_subject, derived_id
 from tests.foreign_agents import LANGUAGES, Foreign, command, node_command, python_command, run
+from tests.programs.kill_proxy import open_wire
 from tests.waiting import wait_until
 
 
@@ -176,7 +178,7 @@ async def test_a_foreign_handler_stores_output_and_record_in_one_batch_once(
     (handled,) = await foreign.event("handled")
 
     (output,) = await stored(board, "mem.main.*.stranger.loud.*")
-    (message,) = await stored(board, "claim.main.shared.stranger.*")
+    _, message = await stored(board, "claim.main.shared.stranger.*")
     assert handled["outcome"] == "stored"
     assert message.sequence == output.sequence + 1
     record = decode_record(message.data, HandlerRecord)
@@ -184,6 +186,8 @@ async def test_a_foreign_handler_stores_output_and_record_in_one_batch_once(
     assert (memory.content, memory.session, memory.access) == ("HELLO", "s1", "pii")
     assert (memory.sources, memory.hops) == ((ref.pinned(),), 1)
     assert memory.cause == record.cause == f"{ref.pinned()} stranger--shout v1 run1"
+    # The trace goes on through an agent that makes no spans.
+    assert memory.trace == (await board.get(ref)).trace is not None
 
     await board.revise(ref, "bye")
     await foreign.event("handled", 2)
@@ -218,13 +222,53 @@ async def test_a_foreign_handler_finds_what_was_done_before(
     await foreign.do("handle", handler="shout", pattern="docs.>", to="loud")
     await board.put("docs.a", "hello")
     await foreign.event("handled")
-    await board.log.connection.api("CONSUMER.DELETE.MEM_main.stranger--shout")
-    await foreign.do("handle", handler="shout", pattern="docs.>", to="loud", start="all")
+    # The same run delivers again, as it does when the acknowledgement was lost.
+    connection, name = board.log.connection, "MEM_main.stranger--shout"
+    before = msgspec.json.decode(await connection.api(f"CONSUMER.INFO.{name}"))["config"]
+    await connection.api(f"CONSUMER.DELETE.{name}")
+    again = {"stream_name": "MEM_main", "config": {**before, "deliver_policy": "all"}}
+    await connection.api(f"CONSUMER.CREATE.{name}.{before['filter_subject']}", again)
+    await foreign.do("handle", handler="shout", pattern="docs.>", to="loud")
 
     outcomes = [event["outcome"] for event in await foreign.event("handled", 2)]
 
     assert outcomes == ["stored", "done before"]
     assert len(await stored(board, "mem.main.*.stranger.loud.*")) == 1
+
+
+async def test_a_foreign_handlers_new_run_handles_everything_anew(
+    board: Blackboard, foreign: Foreign
+) -> None:
+    await foreign.do("handle", handler="shout", pattern="docs.>", to="loud")
+    await board.put("docs.a", "hello")
+    await foreign.event("handled")
+    await board.log.connection.api("CONSUMER.DELETE.MEM_main.stranger--shout")
+    await foreign.do("handle", handler="shout", pattern="docs.>", to="loud", start="all")
+
+    outcomes = [event["outcome"] for event in await foreign.event("handled", 2)]
+
+    assert outcomes == ["stored", "stored"]
+    one, other = await stored(board, "mem.main.*.stranger.loud.*")
+    assert one.subject == other.subject
+    assert [each.headers["Bb-Cause"].split()[-1] for each in (one, other)] == ["run1", "run2"]
+    runs = await stored(board, f"claim.main.shared.stranger.r-{derived_id(canonical(['shout']))}")
+    assert [decode_record(each.data, RunRecord).run for each in runs] == [1, 2]
+    # The same place with other settings is refused.
+    other = await foreign.attempt("handle", handler="shout", pattern="other.>", to="loud")
+    assert (other["error"], other["reason"]) == ("Refused", "its consumer has other settings")
+
+
+async def test_large_content_goes_both_ways(board: Blackboard, foreign: Foreign) -> None:
+    content = {"ä": "x" * 600_000, "y": [1, None]}
+    ours = await board.put("docs.a", content, access="pii")
+    theirs = await foreign.do("put", topic="docs.b", content=content, access="pii")
+
+    read = await foreign.do("get", ref=str(ours))
+    memory = await board.get(theirs["ref"])
+
+    assert read["content"] == memory.content == content
+    assert memory.blob is not None
+    assert (memory.blob.chunks, memory.blob.agent) == (2, "stranger")
 
 
 async def test_a_foreign_agent_answers_a_question_of_the_library(
@@ -347,6 +391,35 @@ async def test_all_languages_race_and_one_result_is_stored(
         assert {each["content"] for each in answers if each["key"] == key} == {content}
     assert len(answers) == 20
     assert len(contents) == 10
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("losing", ["answer", "request"])
+async def test_a_foreign_write_without_an_answer_is_stored_once(
+    board: Blackboard, tmp_path: Path, language: str, losing: str
+) -> None:
+    before = await board.put("state.plan", 1, key="main")
+    started = command(language, "agent", tmp_path)
+    async with open_wire(board.url) as wire, run(started, wire.url, "main", "stranger") as foreign:
+        await foreign.do("get", ref=str(before))
+        if losing == "answer":
+            wire.lose_answer(b"Bb-Write")
+        else:
+            wire.lose_request(b"Bb-Write")
+        revised: list[int] = []
+
+        async def revise() -> None:
+            done = await foreign.do("revise", ref=str(before), content=2, expected=before.written)
+            revised.append(done["revision"])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(revise)
+            await wire.seen.wait()
+            await wire.cut()
+
+    _, second = await stored(board, "mem.main.*.*.state.plan.main")
+    assert revised == [second.sequence]
+    assert second.headers["Bb-Agent"] == "stranger"
 
 
 async def test_a_foreign_agents_reads_are_audited(board: Blackboard, foreign: Foreign) -> None:

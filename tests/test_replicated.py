@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 
-from blackboard import Agent, Blackboard, Memory, Ref
+from blackboard import Agent, Blackboard, Memory, Ref, alteration, fresh
 from blackboard.errors import (
     ConflictError,
     GoneError,
@@ -17,6 +17,7 @@ from blackboard.errors import (
     RetryableError,
     UnavailableError,
 )
+from blackboard.layout import limits_of
 from blackboard.settings import Limits
 from blackboard.subjects import reference_filter
 from tests.clusters import Cluster, step_down
@@ -207,6 +208,87 @@ async def test_views_are_complete_while_a_server_catches_up(cluster: Cluster, bo
 
     assert incomplete == []
     assert opened > 40
+
+
+class InUse:
+    """What two processes see while a board is altered; each talks to a server of its own."""
+
+    def __init__(self) -> None:
+        self.wrong: list[str] = []
+        self.lagged = 0
+        self.acknowledged: dict[str, int] = {}
+
+    async def work(self, board: Blackboard) -> None:
+        number = 0
+        other = board.sibling(agent="other")
+        while True:
+            number += 1
+            ref = await board.put("private", number)
+            self.acknowledged[str(ref)] = number
+            # What a reader is up against: the same question without our care.
+            direct = await board.log.connection.last(STREAM, reference_filter("main", ref))
+            self.lagged += direct is None
+            shared = await board.put("shared", number, key=board.agent)
+            try:
+                await board.get(str(ref))
+                if (await other.get(str(shared))).content != number:
+                    self.wrong.append(f"old: {shared}")
+            except NotFoundError as error:
+                self.wrong.append(str(error))
+            if number % 50 == 0:
+                large = await board.put("large", "x" * 300_000)
+                try:
+                    await other.get(large)
+                except GoneError as error:
+                    self.wrong.append(str(error))
+
+
+async def alter(board: Blackboard, replicas: int) -> None:
+    """Give a board so many replicas; it then has them."""
+    connection = board.log.connection
+    limits = msgspec.structs.replace(await limits_of(connection, "main"), replicas=replicas)
+    changes = await alteration.apply(connection, "main", limits)
+    assert {change.state for change in changes} == {"done"}
+
+
+@pytest.mark.timeout(90)
+async def test_a_board_in_use_gets_replicas_and_loses_them_and_nobody_notices(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fresh, "LEARN_S", 0.5)
+    monkeypatch.setattr(alteration, "NOTICED_S", 1.5)
+    in_use, agent = InUse(), Agent("copier")
+
+    @agent.on("private", to="copies")
+    async def copy(item: Memory, _: Blackboard) -> Memory:
+        return Memory(content=[item.agent, item.content])
+
+    async with Blackboard.open(cluster.url, agent="alice") as board, at_each(cluster) as boards:
+        assert not board.log.reads.replicated
+        async with agent.running(board), anyio.create_task_group() as group:
+            for user in boards[1:]:
+                group.start_soon(in_use.work, user)
+            await wait_until(lambda: len(in_use.acknowledged) > 20, "the board is in use")
+            await alter(board, 3)
+            await wait_until(lambda: in_use.lagged > 5, "replicas have lagged", timeout=30)
+            assert all(user.log.reads.replicated for user in boards[1:])
+            await alter(board, 1)
+            before = len(in_use.acknowledged)
+            more = lambda: len(in_use.acknowledged) > before + 20  # noqa: E731
+            await wait_until(more, "the board is in use again")
+            group.cancel_scope.cancel()
+
+        stored = {str(one.ref): one.content for one in await everything(board, "private")}
+
+        async def copied() -> bool:
+            return len(await everything(board, "copies")) == len(stored)
+
+        async with agent.running(board):
+            # A delivery that was under way when the servers changed comes again after 10 s.
+            await wait_until(copied, "every memory was copied once", timeout=30)
+
+    assert in_use.wrong == []
+    assert in_use.acknowledged.items() <= stored.items()
 
 
 # Writes

@@ -103,6 +103,27 @@ def test_an_example_that_was_changed_or_removed_is_noticed(
         assert problem.startswith("examples/lease/valid-held.json was changed")
 
 
+def test_a_vector_that_was_changed_or_moved_is_noticed_and_a_new_one_is_recorded(
+    tmp_path: Path,
+) -> None:
+    copy = tmp_path / "schemas"
+    shutil.copytree(SCHEMAS, copy)
+    path = copy / "vectors" / "ids.json"
+    file = json.loads(path.read_text())
+    new = {"what": "new", "material": ["x"], "id": "0" * 32}
+    path.write_text(json.dumps({**file, "vectors": [*file["vectors"], new]}))
+    longer = write(copy, check=True)
+    mended = write(copy, check=False), write(copy, check=True)
+    path.write_text(json.dumps({**file, "vectors": [new, *file["vectors"]]}))
+    moved = write(copy, check=True)
+
+    assert longer == ["SHA256SUMS is out of date; run `python -m blackboard.schemas`"]
+    assert mended == ([], [])
+    assert (
+        "vectors/ids.json vectors 000 was changed or removed; vectors are only ever added" in moved
+    )
+
+
 @pytest.mark.parametrize("name", TYPES)
 def test_every_message_has_examples_of_both_kinds(name: str) -> None:
     kinds = {
@@ -373,3 +394,19 @@ def test_the_foreign_python_agent_imports_nothing_of_the_library() -> None:
                 case _:
                     continue
             assert roots <= allowed, f"{path.name} imports {roots - allowed}"
+
+
+def test_the_foreign_javascript_agent_imports_only_a_nats_client() -> None:
+    package = json.loads((FOREIGN / "package.json").read_text())
+    files = list(FOREIGN.glob("*.mjs"))
+    imported = {
+        name
+        for path in files
+        for name in re.findall(r"""(?:from|import)\s*\(?\s*["']([^"']+)["']""", path.read_text())
+    }
+    own = {f"./{path.name}" for path in files}
+
+    assert set(package["dependencies"]) == {"@nats-io/jetstream", "@nats-io/transport-node"}
+    assert set(package["dependencies"]) <= imported
+    rest = imported - own - set(package["dependencies"])
+    assert all(name.startswith("node:") for name in rest), rest

@@ -1,9 +1,19 @@
 """One question's way over the board is one trace, with links where work was reused or merged."""
 
-from blackboard import Agent, Blackboard, Memory
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as Exported
+
+from blackboard import Agent, Blackboard, Memory, spans as endings, telemetry
 from blackboard.journal import read_spans
 from blackboard.records import SpanRecord
 from blackboard.subjects import spans_stream
+from tests.receiver import Collector, collector, plain
+from tests.replicas import replicas
+from tests.servers import Server
 from tests.waiting import wait_until
 
 
@@ -60,3 +70,113 @@ async def test_map_shuffle_and_reduce_are_one_trace_linked_to_what_was_reused(
     reused = [span for span in spans if span.attributes.get("blackboard.reused") is True]
     assert [span.trace for span in reused] == [second_trace]
     assert [link.split("-")[0] for link in reused[0].links] == [first_trace]
+
+
+# Over real processes, as a collector sees it
+
+NAMES = {
+    *("create_memory", "process docs.section.>", "once_memory", "make", "commit"),
+    *("process docs.summary", "merge", "wait_memory"),
+}
+KEYS = {
+    value
+    for module in (telemetry, endings)
+    for name, value in vars(module).items()
+    if name.isupper() and isinstance(value, str)
+}
+"""What the library declares; nothing else is an attribute."""
+SECRETS = ("Ada", "ADA", "Grace", "GRACE", "Alan", "ALAN", "Mary", "MARY")
+
+
+def _is_root(span: Exported) -> bool:
+    return not span.parent_span_id
+
+
+def _of_trace(found: Collector, trace: bytes) -> dict[bytes, tuple[dict[str, Any], Exported]]:
+    return {span.span_id: (about, span) for about, span in found.spans if span.trace_id == trace}
+
+
+def _check_tree(found: Collector, trace: bytes) -> None:
+    """One root, nobody without a parent, over the processes of three agents."""
+    spans = _of_trace(found, trace)
+    roots = [span.name for _, span in spans.values() if _is_root(span)]
+    assert roots == ["create_memory"]
+    for _, span in spans.values():
+        assert _is_root(span) or span.parent_span_id in spans, span.name
+    assert {about["service.name"] for about, _ in spans.values()} == {"asker", "mapper", "reducer"}
+    names = Counter(span.name for _, span in spans.values())
+    assert names.keys() == NAMES - {"wait_memory"}
+    assert (names["process docs.section.>"], names["process docs.summary"]) == (3, 3)
+    assert (names["once_memory"], names["merge"]) == (3, 1)
+
+
+def _check_attributes(found: Collector) -> None:
+    kinds = {"process": Exported.SPAN_KIND_CONSUMER, "memory": Exported.SPAN_KIND_CLIENT}
+    for about, span in found.spans:
+        said = plain(span.attributes)
+        assert span.name in NAMES
+        assert said.keys() <= KEYS
+        assert said["gen_ai.memory.store.id"] == "main"
+        assert said["gen_ai.agent.name"] == about["service.name"]
+        if span.name.endswith("_memory"):
+            assert span.kind == kinds["memory"]
+            assert said["gen_ai.operation.name"] == span.name
+        if span.name.startswith("process "):
+            assert span.kind == kinds["process"]
+            assert (said["messaging.system"], said["messaging.destination.name"]) == (
+                "nats",
+                "MEM_main",
+            )
+            assert said["messaging.operation.type"] == said["messaging.operation.name"] == "process"
+            assert said["messaging.consumer.group.name"].startswith(f"{about['service.name']}--")
+            assert said["messaging.message.id"].count("@") == 1
+    text = str([span for _, span in found.spans])
+    assert [word for word in SECRETS if word in text] == []
+
+
+async def _ask(board: Blackboard, session: str, sections: list[str]) -> str:
+    """Put a question's sections; returns the report."""
+    await board.put_many("docs.section.one", sections, session=session)
+    return (await board.wait("docs.report", session=session, timeout=20)).content
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+async def test_a_questions_way_over_processes_is_one_trace_at_a_collector(
+    protocol: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with collector(protocol) as found, replicas(server.url, tmp_path) as start:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        agents = [start("map_sections"), start("map_sections"), start("reduce_summaries")]
+        async with Blackboard.open(server.url, agent="asker") as board:
+            for agent in agents:
+                await agent.until("agent.running")
+            first = await _ask(board, "first", ["Ada", "Grace", "Alan"])
+            second = await _ask(board, "second", ["Ada", "Mary", "Alan"])
+        for agent in agents:
+            agent.terminate()
+        assert [await agent.code() for agent in agents] == [0, 0, 0]
+
+    assert (first, second) == ("ADA ALAN GRACE", "ADA ALAN MARY")
+    roots = [span for _, span in found.spans if span.name == "create_memory" and _is_root(span)]
+    assert len(roots) == 2
+    traces = [one.trace_id for one in sorted(roots, key=lambda span: span.start_time_unix_nano)]
+    for trace in traces:
+        _check_tree(found, trace)
+        spans = _of_trace(found, trace)
+        (merge,) = [span for _, span in spans.values() if span.name == "merge"]
+        parts = [spans[link.span_id][1].name for link in merge.links]
+        assert len(parts) == 3
+    _check_attributes(found)
+    # What the second question did not pay for leads to where it was made: the first one's work.
+    reused = [
+        span
+        for _, span in _of_trace(found, traces[1]).values()
+        if plain(span.attributes).get("blackboard.reused")
+    ]
+    assert len(reused) == 2
+    original = _of_trace(found, traces[0])
+    for span in reused:
+        (link,) = span.links
+        assert link.trace_id == traces[0]
+        assert original[link.span_id][1].name in {"once_memory", "make"}

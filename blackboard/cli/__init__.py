@@ -61,7 +61,8 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
         "doctor": Entry(
             "doctor:doctor",
             "Check the broker, the board and who may do what.",
-            "    blackboard doctor --board research",
+            "    blackboard doctor --board research\n"
+            "    blackboard doctor --url nats://a:4222,nats://b:4222 --monitor http://a:8222,http://b:8222",
         ),
         "apply": Entry(
             "apply:apply",
@@ -118,7 +119,7 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
         "audit": Entry(
             "history:audit",
             "Show who read what, and who took what back.",
-            "    blackboard audit --act get --what 'reports.' --since 1h",
+            "    blackboard audit --act get --what 'reports.>' --since 1h",
         ),
         "trace": Entry(
             "history:trace",

@@ -4,10 +4,11 @@ import re
 
 import msgspec
 
-from blackboard.cli.output import say, say_json, table
+from blackboard.alteration import Change, apply as apply_limits
+from blackboard.cli.output import say, say_json, table, warn
 from blackboard.cli.place import HERE, Place, opened
 from blackboard.errors import InvalidError
-from blackboard.layout import Change, apply as apply_limits, limits_of
+from blackboard.layout import limits_of
 
 _SIZE = re.compile(r"(\d{1,18})(B|KiB|MiB|GiB|TiB)?")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -30,7 +31,8 @@ async def apply(
 
     What is not named stays as it is; settings that somebody changed behind the
     board's back are set right again. What would lose something stored is
-    refused. Sizes are like 512MiB or 8GiB.
+    refused. Sizes are like 512MiB or 8GiB. A board that is given its first
+    replicas stays in use; until all who read it know, that takes half a minute.
 
     Args:
         replicas: Servers that hold the board: 1, 3 or 5.
@@ -60,7 +62,10 @@ async def apply(
     named = {name: value for name, value in given.items() if value is not None}
     async with opened(place) as board:
         connection = board.session.connection
-        limits = msgspec.structs.replace(await limits_of(connection, board.name), **named)
+        before = await limits_of(connection, board.name)
+        limits = msgspec.structs.replace(before, **named)
+        if limits.replicas > before.replicas == 1 and not dry_run:
+            warn("first everybody who reads the board has to notice; this takes half a minute")
         changes = await apply_limits(connection, board.name, limits, dry_run=dry_run)
     if place.as_json:
         say_json(changes)

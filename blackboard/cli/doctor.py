@@ -5,10 +5,13 @@ from blackboard.cli.place import AGENT, HERE, Place, check_readable
 from blackboard.doctor import examine
 
 
-async def doctor(*, place: Place = HERE) -> int:
+async def doctor(*, monitor: str | None = None, place: Place = HERE) -> int:
     """Check the broker, the board and who may do what.
 
     Args:
+        monitor: The servers' monitoring, like http://nats-1:8222, several
+            separated by commas: only it tells how they sync their disks. That of
+            a local stack is known.
         place: The board.
 
     Returns:
@@ -16,7 +19,8 @@ async def doctor(*, place: Place = HERE) -> int:
     """
     settings = place.settings()
     check_readable(settings)
-    checks = await examine(settings, AGENT)
+    monitors = [one.strip() for one in (monitor or "").split(",") if one.strip()]
+    checks = await examine(settings, AGENT, monitors)
     if place.as_json:
         say_json(checks)
     else:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from blackboard import trace as traces
+from blackboard.batches import each_audit_batch, each_span_batch
 from blackboard.board import Blackboard
-from blackboard.cli.batches import each_audit_batch, each_span_batch
-from blackboard.cli.output import clean, fields, say, say_json, table, when
+from blackboard.cli.output import clean, fields, say, say_json, table, warn, when
 from blackboard.cli.place import HERE, Place, opened
 from blackboard.cli.times import parse_duration, parse_time
 from blackboard.clock import now
@@ -58,12 +58,15 @@ async def audit(
     newest = _Newest(limit)
 
     def take(batch: AuditBatch) -> None:
+        newest.lost += batch.dropped
         fitting = traces.matching(batch.events, about=about, act=act, outcome=outcome, trace=trace)
         newest.add(fitting)
 
     async with opened(place) as board:
         await each_audit_batch(board, start, take, agent=who)
     _print_audit(sorted(newest.events, key=lambda event: event.at), place)
+    if newest.lost:
+        warn(f"{newest.lost} more events were lost in this time")
 
 
 class _Newest:
@@ -72,6 +75,7 @@ class _Newest:
     def __init__(self, limit: int) -> None:
         self.events: deque[AuditEvent] = deque(maxlen=limit)
         self._seen: dict[AuditEvent, None] = {}
+        self.lost = 0
 
     def add(self, events: Iterable[AuditEvent]) -> None:
         for event in events:
@@ -122,7 +126,7 @@ async def trace(identifier: str, /, *, since: str = "7d", place: Place = HERE) -
     start = Start.at(now() - parse_duration(since, "--since"))
     async with opened(place) as board:
         wanted = await _identify(board, identifier)
-        spans = await _collect(board, wanted, start)
+        spans, lost = await _collect(board, wanted, start)
     if not spans:
         raise NotFoundError(
             f"no span of trace {wanted} on board {board.name!r}; they are written within 250 ms "
@@ -133,6 +137,8 @@ async def trace(identifier: str, /, *, since: str = "7d", place: Place = HERE) -
         say_json([_node(root) for root in roots])
     else:
         say(traces.render(roots))
+    if lost and any(root.orphan for root in roots):
+        warn(f"{lost} spans were lost in this time; those that are missing here may be among them")
 
 
 async def _identify(board: Blackboard, identifier: str) -> str:
@@ -151,12 +157,15 @@ async def _identify(board: Blackboard, identifier: str) -> str:
     return digits
 
 
-async def _collect(board: Blackboard, wanted: str, start: Start) -> list[SpanRecord]:
-    """The spans of a trace and of the traces that it continues, or that continue it, by links."""
+async def _collect(board: Blackboard, wanted: str, start: Start) -> tuple[list[SpanRecord], int]:
+    """The spans of a trace and of those it is linked with, and how many spans were lost."""
+    lost = 0
     linked: dict[str, set[str]] = {}
     found: list[SpanRecord] = []
 
     def link(batch: SpanBatch) -> None:
+        nonlocal lost
+        lost += batch.dropped
         for span in batch.spans:
             if span.trace == wanted:
                 found.append(span)
@@ -167,14 +176,14 @@ async def _collect(board: Blackboard, wanted: str, start: Start) -> list[SpanRec
     await each_span_batch(board, start, link)
     together = _connected(wanted, linked)
     if len(together) == 1:
-        return found
+        return found, lost
     found.clear()
 
     def take(batch: SpanBatch) -> None:
         found.extend(span for span in batch.spans if span.trace in together)
 
     await each_span_batch(board, start, take)
-    return found
+    return found, lost
 
 
 def _connected(wanted: str, linked: dict[str, set[str]]) -> set[str]:

@@ -6,17 +6,16 @@ from datetime import datetime
 
 import msgspec
 
+from blackboard.batches import lost
 from blackboard.board import Blackboard
-from blackboard.cli.batches import each_audit_batch, each_span_batch, last_batches
 from blackboard.cli.output import fields, say, say_json, size, table
 from blackboard.cli.place import HERE, Place, opened
 from blackboard.explain import Spent
 from blackboard.jetstream import Start, consumers
 from blackboard.layout import streams_of
 from blackboard.messages import Memory
-from blackboard.records import AuditBatch, SpanBatch
 from blackboard.settings import Limits
-from blackboard.subjects import ONCE, Pattern, Ref, audit_stream, spans_stream
+from blackboard.subjects import ONCE, Pattern, Ref
 
 MANY_AGENTS = 5
 RECENT = 10_000
@@ -150,7 +149,7 @@ async def stats(*, place: Place = HERE) -> None:
             once=_once(memories),
             streams=await _streams(board),
             consumers=await lags(board),
-            lost=await _lost(board),
+            lost=dict(zip(("audit_events", "spans"), await lost(board, RECENT), strict=True)),
         )
     if place.as_json:
         say_json(counted)
@@ -193,23 +192,6 @@ async def _streams(board: Blackboard) -> list[StreamStats]:
             limit = int(info.config.get("max_bytes", -1))
             rows.append(StreamStats(stream.name, info.state.messages, info.state.bytes, limit))
     return rows
-
-
-async def _lost(board: Blackboard) -> dict[str, int]:
-    """What processes could not write, as their newest batches say."""
-    lost = {"audit_events": 0, "spans": 0}
-
-    def audit(batch: AuditBatch) -> None:
-        lost["audit_events"] += batch.dropped
-
-    def spans(batch: SpanBatch) -> None:
-        lost["spans"] += batch.dropped
-
-    recent = await last_batches(board, audit_stream(board.name), RECENT)
-    await each_audit_batch(board, recent, audit)
-    recent = await last_batches(board, spans_stream(board.name), RECENT)
-    await each_span_batch(board, recent, spans)
-    return lost
 
 
 def _print_stats(stats: Stats) -> None:

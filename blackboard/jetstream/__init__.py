@@ -13,7 +13,7 @@ from blackboard.jetstream.errors import BrokerError, NoStreamError
 from blackboard.jetstream.follower import Follower, follow
 from blackboard.jetstream.message import Message, Outgoing
 from blackboard.jetstream.puller import Delivery, Puller, pull
-from blackboard.jetstream.stream import Stream, StreamInfo
+from blackboard.jetstream.stream import Placement, Stream, StreamInfo
 
 __all__ = [
     "BrokerError",
@@ -26,6 +26,7 @@ __all__ = [
     "Message",
     "NoStreamError",
     "Outgoing",
+    "Placement",
     "Puller",
     "Start",
     "Stream",

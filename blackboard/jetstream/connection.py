@@ -106,6 +106,17 @@ class Connection(Api):
         """Whether it is closed for good; a lost connection is not, it comes back."""
         return self.client.is_closed
 
+    @property
+    def version(self) -> tuple[int, int, int]:
+        """Of the server that this client is connected to."""
+        found = self.client.connected_server_version
+        return found.major, found.minor, found.patch
+
+    @property
+    def servers(self) -> int:
+        """How many servers the client knows: those it was given, and those they told it of."""
+        return len(self.client.servers)
+
     def lost(self) -> None:
         """The connection broke: no open request will be answered."""
         self._requests.lost()

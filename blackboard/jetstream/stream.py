@@ -74,6 +74,33 @@ class StreamState(msgspec.Struct, frozen=True):
     subjects: dict[str, int] = {}
 
 
+class Replica(msgspec.Struct, frozen=True):
+    """A server that holds a copy of a stream and does not lead it."""
+
+    name: str = ""
+    current: bool = False
+    """Whether it holds all of it."""
+    offline: bool = False
+    active: int = 0
+    """Nanoseconds since the leader heard of it."""
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the leader heard of it."""
+        return self.active / NANOSECONDS
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where a stream lies."""
+
+    name: str = ""
+    """Of the cluster; empty on a single server."""
+    leader: str = ""
+    replicas: list[Replica] = []
+    desired: dict[str, Any] | None = None
+    """Where it shall lie, as long as it does not."""
+
+
 class StreamInfo(msgspec.Struct, frozen=True):
     """A stream's settings and state as the broker has them."""
 
@@ -81,6 +108,7 @@ class StreamInfo(msgspec.Struct, frozen=True):
     state: StreamState
     created: str = ""
     """When; tells a stream from an earlier one of the same name."""
+    cluster: Placement = Placement()
 
     @property
     def name(self) -> str:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from blackboard import Blackboard
+from blackboard.codec import encode_record
+from blackboard.jetstream import Outgoing
+from blackboard.records import SpanBatch, SpanRecord
 from tests.commands import (
     LIMIT_S,
     CommandLine,
@@ -270,6 +273,40 @@ def test_a_trace_is_shown_by_its_number_or_by_a_memory(cli: CommandLine, made: s
     assert by_memory == by_number
     assert by_memory.startswith(f"trace {identifier}: 1 span, 1 agent, 0 errors, ")
     assert (tree[0]["name"], tree[0]["agent"]) == ("create_memory", "alice")
+
+
+def test_a_trace_that_lacks_spans_says_how_many_were_lost(cli: CommandLine, server: Server):
+    trace = "a" * 32
+
+    def span(trace: str, name: str, parent: str | None) -> SpanRecord:
+        return SpanRecord(
+            trace=trace,
+            span=name * 16,
+            parent=parent,
+            name=name,
+            kind="internal",
+            start_ns=1,
+            end_ns=2,
+            agent="alice",
+            instance="i",
+        )
+
+    child, whole = span(trace, "b", "c" * 16), span("d" * 32, "e", None)
+    # Stored twice, as a batch is whose answer was lost: it counts once.
+    body = encode_record(SpanBatch((child, whole), dropped=4))
+    with Blackboard.sync(server.url, agent="alice") as board:
+        for _ in range(2):
+            message = Outgoing("spans.main.alice", body)
+            board.run(lambda message=message: board.board.log.connection.publish(message))
+
+    orphan, complete = cli.ok("trace", trace), cli.ok("trace", "d" * 32)
+
+    assert "b [alice] (its parent is not on the board)" in orphan.out
+    assert orphan.err == (
+        "4 spans were lost in this time; those that are missing here may be among them\n"
+    )
+    assert complete.err == ""
+    assert cli.json("stats")["lost"]["spans"] == 4
 
 
 def test_a_trace_shows_the_traces_that_it_continues(cli: CommandLine, server: Server):

@@ -9,6 +9,8 @@ import { connect } from "@nats-io/transport-node";
 import { DAYS_90, Desk, fresh, say } from "./desk.mjs";
 import { brokerFilter, Conflict, derived, onceKey, parse, Refused } from "./wire.mjs";
 
+const THERE = new Set([10013, 10105, 10148]); // another replica was first
+
 /** The lease on one piece of work (section 6). */
 class Lease {
   constructor(desk, access, digest, seconds) {
@@ -131,17 +133,40 @@ class Agent extends Desk {
     const filter_subject = brokerFilter(this.board, pattern);
     const config = {
       name: durable, durable_name: durable, filter_subject, deliver_policy: start, ack_policy: "explicit",
-      ack_wait: 10_000_000_000, max_deliver: -1, max_ack_pending: 100_000, metadata: { run: "1" },
+      ack_wait: 10_000_000_000, max_deliver: -1, max_ack_pending: 100_000,
     };
-    const create = { stream_name: this.stream, config, action: "create" };
-    const reply = await this.request(`$JS.API.CONSUMER.CREATE.${this.stream}.${durable}.${filter_subject}`, create);
-    const run = Number(reply.json().config.metadata.run);
+    this.messages?.stop(); // of an earlier run
+    const run = await this.enter(handler, config);
     this.work(await this.js.consumers.get(this.stream, durable), handler, run, to);
     return {};
   }
 
+  /** Joins the handler's consumer, or makes it; the run that it is. */
+  async enter(handler, config) {
+    const place = `${this.stream}.${config.name}`;
+    const record = `claim.${this.board}.shared.${this.name}.r-${derived(handler)}`;
+    for (;;) {
+      const { config: found } = (await this.request(`$JS.API.CONSUMER.INFO.${place}`)).json();
+      if (found) {
+        const same = found.filter_subject === config.filter_subject && found.ack_wait === config.ack_wait;
+        if (!same) throw new Refused("its consumer has other settings");
+        return Number(found.metadata.run);
+      }
+      const [last, sequence] = await this.record(record);
+      const run = 1 + (last?.run ?? 0);
+      const announced = [record, JSON.stringify({ run }), this.headers(sequence)];
+      if (!(await succeeds(() => this.write([announced])))) continue;
+      const made = { ...config, metadata: { run: String(run) } };
+      const create = { stream_name: this.stream, config: made, action: "create" };
+      const api = `$JS.API.CONSUMER.CREATE.${place}.${config.filter_subject}`;
+      const { error } = (await this.request(api, create)).json();
+      if (error && !THERE.has(error.err_code)) throw new Refused(JSON.stringify(error));
+    }
+  }
+
   async work(consumer, handler, run, to) {
-    for await (const msg of await consumer.consume({ max_messages: 1 })) {
+    this.messages = await consumer.consume({ max_messages: 1 });
+    for await (const msg of this.messages) {
       let outcome = null;
       for (let attempt = 0; attempt < 5 && outcome === null; attempt += 1) {
         await succeeds(async () => (outcome = await this.handled(msg, handler, run, to)));
@@ -180,7 +205,10 @@ class Agent extends Desk {
     const { session, user } = memory;
     const body = { content, session, user, sources: [pinned], hops: memory.hops + 1 };
     if (answers) body.kind = "answer";
-    const outputs = await this.outputs(ref, memory.access, body, existing, cause);
+    const because = { "Bb-Cause": cause };
+    const trace = msg.headers?.get("traceparent");
+    if (trace) because.traceparent = trace;
+    const outputs = await this.outputs(ref, memory.access, body, existing, because);
     const done = JSON.stringify({ cause, refs: answers ? [] : [ref] });
     await this.write([...outputs, [subject, done, this.headers(sequence, undefined, { "Nats-TTL": DAYS_90 })]]);
     return "stored";
@@ -198,8 +226,7 @@ class Agent extends Desk {
   }
 
   /** The next revision of an output, taken along to the label of its input. */
-  async outputs(ref, access, body, before, cause) {
-    const because = { "Bb-Cause": cause };
+  async outputs(ref, access, body, before, because) {
     if (before === null || before.access === access) {
       return [this.message(ref, access, body, before?.revision ?? 0, because)];
     }

@@ -19,6 +19,8 @@ from nats.errors import TimeoutError as NothingCame
 from nats.js.api import ConsumerConfig, DeliverPolicy
 from wire import Conflict, Refused, broker_filter, derived, once_key, parse
 
+THERE = {10013, 10105, 10148}
+"""Another replica was first."""
 NEWEST = DeliverPolicy.LAST_PER_SUBJECT
 
 
@@ -64,6 +66,8 @@ class Lease:
 
 class Agent(Desk):
     """What an agent does beyond reading and writing."""
+
+    working: asyncio.Future[None] | None = None
 
     async def watch(self, pattern: str, *, history: bool = False) -> dict[str, Any]:
         """Follow a pattern; each memory is an event on stdout."""
@@ -191,14 +195,36 @@ class Agent(Desk):
             "ack_wait": 10_000_000_000,
             "max_deliver": -1,
             "max_ack_pending": 100_000,
-            "metadata": {"run": "1"},
         }
-        create = {"stream_name": self.stream, "config": config, "action": "create"}
-        api = f"$JS.API.CONSUMER.CREATE.{self.stream}.{durable}.{subject}"
-        made = json.loads((await self.request(api, create)).data)
-        run = int(made["config"]["metadata"]["run"])
+        if self.working is not None:  # of an earlier run
+            self.working.cancel()
+        run = await self.enter(handler, config)
         self.working = asyncio.ensure_future(self.work(durable, handler, run, to))
         return {}
+
+    async def enter(self, handler: str, config: dict[str, Any]) -> int:
+        """Join the handler's consumer, or make it; the run that it is."""
+        place = f"{self.stream}.{config['name']}"
+        record = f"claim.{self.board}.shared.{self.name}.r-{derived(handler)}"
+        while True:
+            there = json.loads((await self.request(f"$JS.API.CONSUMER.INFO.{place}")).data)
+            found = there.get("config")
+            if found is not None:
+                if any(found[name] != config[name] for name in ("filter_subject", "ack_wait")):
+                    raise Refused("its consumer has other settings")
+                return int(found["metadata"]["run"])
+            last, sequence = await self.record(record)
+            run = 1 + (0 if last is None else last["run"])
+            made = {**config, "metadata": {"run": str(run)}}
+            create = {"stream_name": self.stream, "config": made, "action": "create"}
+            with contextlib.suppress(Conflict):
+                await self.write(
+                    [(record, json.dumps({"run": run}).encode(), self.headers(sequence))]
+                )
+                api = f"$JS.API.CONSUMER.CREATE.{place}.{config['filter_subject']}"
+                answer = json.loads((await self.request(api, create)).data)
+                if "error" in answer and answer["error"]["err_code"] not in THERE:
+                    raise Refused(str(answer["error"]))
 
     async def work(self, durable: str, handler: str, run: int, to: str | None) -> None:
         pulled = await self.js.pull_subscribe_bind(consumer=durable, stream=self.stream)
@@ -242,7 +268,8 @@ class Agent(Desk):
             return "answered before"
         said |= {name: memory[name] for name in ("session", "user") if name in memory}
         said |= {"sources": [pinned], "hops": memory["hops"] + 1}
-        outputs = await self.outputs(ref, memory["access"], said, existing, cause)
+        more = {"Bb_Cause": cause, "traceparent": (msg.headers or {}).get("traceparent")}
+        outputs = await self.outputs(ref, memory["access"], said, existing, more)
         done = {"cause": cause, "refs": [ref] if to else []}
         headers = self.headers(sequence, Nats_TTL=DAYS_90)
         await self.write([*outputs, (subject, json.dumps(done).encode(), headers)])
@@ -273,18 +300,18 @@ class Agent(Desk):
         access: str,
         body: dict[str, Any],
         before: dict[str, Any] | None,
-        cause: str,
+        more: dict[str, str | None],
     ) -> list[Outgoing]:
         """The next revision of an output, taken along to the label of its input."""
         if before is None or before["access"] == access:
             expected = 0 if before is None else before["revision"]
-            return [self.message(ref, access, body, expected, Bb_Cause=cause)]
-        moved: dict[str, str | None] = {"Bb_Gone": "moved", "Nats_TTL": DAYS_90, "Bb_Cause": cause}
+            return [self.message(ref, access, body, expected, **more)]
+        moved = {**more, "Bb_Gone": "moved", "Nats_TTL": DAYS_90}
         left = self.message(ref, before["access"], None, before["revision"], **moved)
         subject = self.message(ref, access, body, 0)[0]
         last = await self.direct({}, f".{subject}")
         expected = 0 if last is None else int((last.headers or {})["Nats-Sequence"])
-        return [left, self.message(ref, access, body, expected, Bb_Cause=cause)]
+        return [left, self.message(ref, access, body, expected, **more)]
 
     async def ask(self, topic: str, content: Any) -> dict[str, Any]:
         request = await self.put(topic, content, kind="request")

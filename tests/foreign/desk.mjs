@@ -1,13 +1,14 @@
 // Reading and writing memories by schemas/README.md, with nothing but a NATS client.
 
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { jetstream } from "@nats-io/jetstream";
-import { headers as newHeaders } from "@nats-io/transport-node";
+import { RequestError, TimeoutError, headers as newHeaders } from "@nats-io/transport-node";
 import { Conflict, parse, read, Refused, selects } from "./wire.mjs";
 
 export const DAYS_90 = "7776000";
 const EXPECTED = "Nats-Expected-Last-Subject-Sequence";
 const OVER = "Nats-Expected-Last-Subject-Sequence-Subject";
+const [LARGE, CHUNK] = [256 * 1024, 512 * 1024];
 const CONFLICTS = new Set([10071, 10164, 10201]);
 
 /** One line to whoever runs this agent. */
@@ -24,8 +25,8 @@ export class Desk {
   async request(subject, body = "", said = {}) {
     const headers = newHeaders();
     for (const [name, value] of Object.entries(said)) headers.set(name, value);
-    const data = typeof body === "string" ? body : JSON.stringify(body);
-    return await this.connection.request(subject, data, { timeout: 5000, headers });
+    const data = typeof body === "string" || body instanceof Uint8Array ? body : JSON.stringify(body);
+    return await this.connection.request(subject, data, { timeout: 2000, headers });
   }
 
   headers(expected, over, more = {}) {
@@ -37,6 +38,18 @@ export class Desk {
 
   /** Stores messages [subject, body, headers], all or none; the sequence of the last. */
   async write(messages) {
+    for (;;) {
+      try {
+        return await this.send(messages);
+      } catch (error) {
+        if (!isSilence(error)) throw error;
+      }
+      const found = await this.stored(messages.at(-1));
+      if (found !== null) return found;
+    }
+  }
+
+  async send(messages) {
     const batch = fresh();
     let answer = {};
     for (const [at, [subject, body, said]] of messages.entries()) {
@@ -51,6 +64,19 @@ export class Desk {
       if (answer.error) throw new Refused(JSON.stringify(answer.error));
     }
     return answer.seq;
+  }
+
+  /** The sequence of a write whose answer did not come; null when it is not there. */
+  async stored([subject, , said]) {
+    const asked = { seq: Number(said[EXPECTED]) + 1, next_by_subj: said[OVER] ?? subject };
+    for (;;) {
+      try {
+        const found = await this.direct("", asked);
+        return found?.headers["Bb-Write"] === said["Bb-Write"] ? Number(found.headers["Nats-Sequence"]) : null;
+      } catch (error) {
+        if (!isSilence(error)) throw error;
+      }
+    }
   }
 
   filterOf(ref) {
@@ -91,12 +117,40 @@ export class Desk {
   }
 
   async filled(memory) {
+    if (memory.blob) return { ...memory, content: await this.large(memory.access, memory.blob) };
     if (!memory.content_of) return memory;
     const { topic, revision } = parse(memory.content_of);
     if (revision === null || !topic.startsWith("once.")) throw new Refused("content_of shows what it may not");
     const result = await this.get({ ref: memory.content_of });
     if (result.access !== memory.access) throw new Refused("content_of under another label");
     return { ...memory, content: result.content };
+  }
+
+  /** Content that lies in chunks. */
+  async large(access, { agent, id, chunks, size, sha256 }) {
+    const parts = [];
+    for (let n = 0; n < chunks; n += 1) {
+      const subject = `blob.${this.board}.${access}.${agent}.${id}.${n}`;
+      const reply = await this.request(`$JS.API.DIRECT.GET.BLOB_${this.board}.${subject}`);
+      if (reply.headers?.code === 404) throw new Refused("gone: forgotten");
+      parts.push(reply.data);
+    }
+    const body = Buffer.concat(parts);
+    const whole = body.length === size && createHash("sha256").update(body).digest("hex") === sha256;
+    if (!whole) throw new Refused("not what its author stored");
+    return JSON.parse(body.toString());
+  }
+
+  /** Stores large content, and gives what its memory says of it. */
+  async upload(access, body) {
+    const id = fresh();
+    const chunks = Math.ceil(body.length / CHUNK);
+    for (let n = 0; n < chunks; n += 1) {
+      const subject = `blob.${this.board}.${access}.${this.name}.${id}.${n}`;
+      await this.write([[subject, body.subarray(n * CHUNK, (n + 1) * CHUNK), this.headers(0)]]);
+    }
+    const sha256 = createHash("sha256").update(body).digest("hex");
+    return { id, size: body.length, chunks, sha256, agent: this.name };
   }
 
   audit(act, what, revision = null) {
@@ -107,7 +161,13 @@ export class Desk {
 
   async flush() {
     const events = this.events.splice(0);
-    await this.request(`audit.${this.board}.${this.name}`, { events });
+    try {
+      await this.request(`audit.${this.board}.${this.name}`, { events });
+    } catch (error) {
+      if (!isSilence(error)) throw error;
+      this.events.unshift(...events);
+      setTimeout(() => this.flush(), 250);
+    }
   }
 
   message(ref, access, body, expected, more = {}) {
@@ -120,6 +180,8 @@ export class Desk {
   async put({ topic, content, key, ttl, access = "shared", create = false, ...fields }) {
     let ends = ttl === undefined ? null : Date.now() + ttl * 1000;
     const ref = key ? `*/${topic}/${key}` : `${this.name}/${topic}/${fresh()}`;
+    const large = Buffer.from(JSON.stringify(content ?? null));
+    let body = { content, ...fields };
     for (;;) {
       const head = key ? await this.head(ref) : null;
       if (head !== null && !head.gone && !head.expired) {
@@ -127,7 +189,8 @@ export class Desk {
         access = head.access;
         if (head.expires !== null) ends ??= Date.parse(head.expires);
       }
-      const message = this.message(ref, access, { content, ...fields }, head?.revision ?? 0, lifetime(ends));
+      if (large.length > LARGE && !body.blob) body = { ...fields, blob: await this.upload(access, large) };
+      const message = this.message(ref, access, body, head?.revision ?? 0, lifetime(ends));
       try {
         return { ref, revision: await this.write([message]) };
       } catch (error) {
@@ -169,6 +232,9 @@ export class Desk {
     }
   }
 }
+
+/** Whether no answer came, so that nobody knows what became of a request. */
+const isSilence = (error) => error instanceof TimeoutError || error instanceof RequestError;
 
 /** Headers as an object; of several values the last, as the broker's own come last. */
 function plain(headers) {

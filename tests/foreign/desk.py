@@ -1,6 +1,8 @@
 """Reading and writing memories by schemas/README.md, with nothing but a NATS client."""
 
 import asyncio
+import contextlib
+import hashlib
 import json
 import math
 import sys
@@ -18,6 +20,7 @@ DAYS_90 = "7776000"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 OVER = "Nats-Expected-Last-Subject-Sequence-Subject"
 CONFLICTS = {10071, 10164, 10201}
+LARGE, CHUNK = 256 * 1024, 512 * 1024
 Outgoing = tuple[str, bytes, dict[str, str]]
 """Subject, body and headers."""
 
@@ -42,7 +45,7 @@ class Desk:
         self, subject: str, body: Any = b"", headers: dict[str, str] | None = None
     ) -> Msg:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await self.client.request(subject, data, timeout=5, headers=headers)
+        return await self.client.request(subject, data, timeout=2, headers=headers)
 
     def headers(self, expected: int, over: str | None = None, **more: str | None) -> dict[str, str]:
         said = {
@@ -54,6 +57,15 @@ class Desk:
 
     async def write(self, messages: list[Outgoing]) -> int:
         """Store messages, all or none; the sequence of the last."""
+        while True:
+            try:
+                return await self.send(messages)
+            except NothingCame:
+                found = await self.stored(messages[-1])
+            if found is not None:
+                return found
+
+    async def send(self, messages: list[Outgoing]) -> int:
         batch = uuid.uuid4().hex
         answer: dict[str, Any] = {}
         for number, (subject, body, said) in enumerate(messages, 1):
@@ -64,25 +76,24 @@ class Desk:
             if number not in (1, len(messages)):
                 await self.client.publish(subject, body, headers=headers)
                 continue
-            try:
-                reply = await self.request(subject, body, headers)
-            except NothingCame:
-                found = await self.direct(
-                    {"seq": int(said[EXPECTED]) + 1, "next_by_subj": said.get(OVER, subject)}
-                )
-                if (
-                    found is None
-                    or found.headers is None
-                    or found.headers.get("Bb-Write") != said["Bb-Write"]
-                ):
-                    raise
-                return int(found.headers["Nats-Sequence"]) + len(messages) - number
+            reply = await self.request(subject, body, headers)
             answer = json.loads(reply.data or b"{}")
             if answer.get("error", {}).get("err_code") in CONFLICTS:
                 raise Conflict(subject)
             if "error" in answer:
                 raise Refused(str(answer["error"]))
         return int(answer["seq"])
+
+    async def stored(self, message: Outgoing) -> int | None:
+        """The sequence of a write whose answer did not come; None when it is not there."""
+        subject, _, said = message
+        asked = {"seq": int(said[EXPECTED]) + 1, "next_by_subj": said.get(OVER, subject)}
+        while True:
+            with contextlib.suppress(NothingCame):
+                found = await self.direct(asked)
+                headers = (found.headers if found else None) or {}
+                own = headers.get("Bb-Write") == said["Bb-Write"]
+                return int(headers["Nats-Sequence"]) if own else None
 
     async def direct(self, body: dict[str, Any], subject: str = "") -> Msg | None:
         reply = await self.request(f"$JS.API.DIRECT.GET.{self.stream}{subject}", body or b"")
@@ -121,6 +132,9 @@ class Desk:
         return await self.filled(memory)
 
     async def filled(self, memory: dict[str, Any]) -> dict[str, Any]:
+        if memory.get("blob") is not None:
+            content = await self.large(memory["access"], memory["blob"])
+            return {**memory, "content": content}
         target = memory.get("content_of")
         if target is None:
             return memory
@@ -131,6 +145,31 @@ class Desk:
         if result["access"] != memory["access"]:
             raise Refused("content_of under another label")
         return {**memory, "content": result["content"]}
+
+    async def large(self, access: str, blob: dict[str, Any]) -> Any:
+        """Content that lies in chunks."""
+        stream, where = f"BLOB_{self.board}", f"{access}.{blob['agent']}.{blob['id']}"
+        body = b""
+        for number in range(blob["chunks"]):
+            subject = f"blob.{self.board}.{where}.{number}"
+            reply = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+            if (reply.headers or {}).get("Status") == "404":
+                raise Refused("gone: forgotten")
+            body += reply.data
+        if (len(body), hashlib.sha256(body).hexdigest()) != (blob["size"], blob["sha256"]):
+            raise Refused("not what its author stored")
+        return json.loads(body)
+
+    async def upload(self, access: str, body: bytes) -> dict[str, Any]:
+        """Store large content, and give what its memory says of it."""
+        blob = uuid.uuid4().hex
+        chunks = [body[at : at + CHUNK] for at in range(0, len(body), CHUNK)]
+        for number, chunk in enumerate(chunks):
+            subject = f"blob.{self.board}.{access}.{self.name}.{blob}.{number}"
+            await self.write([(subject, chunk, self.headers(0))])
+        digest = hashlib.sha256(body).hexdigest()
+        about = {"id": blob, "size": len(body), "chunks": len(chunks), "sha256": digest}
+        return {**about, "agent": self.name}
 
     async def audit(self, act: str, what: str, revision: int | None = None) -> None:
         event = {
@@ -144,7 +183,11 @@ class Desk:
 
     async def flush(self) -> None:
         events, self.events = self.events, []
-        await self.request(f"audit.{self.board}.{self.name}", {"events": events})
+        try:
+            await self.request(f"audit.{self.board}.{self.name}", {"events": events})
+        except NothingCame:
+            self.events[:0] = events
+            asyncio.get_running_loop().call_later(0.25, lambda: asyncio.ensure_future(self.flush()))
 
     def message(
         self, ref: str, access: str, body: dict[str, Any] | None, expected: int, **more: str | None
@@ -172,6 +215,7 @@ class Desk:
         body = {name: value for name, value in body.items() if value is not None}
         ends = None if ttl is None else datetime.now(UTC) + timedelta(seconds=ttl)
         ref = f"*/{topic}/{key}" if key else f"{self.name}/{topic}/{uuid.uuid4().hex}"
+        large = json.dumps(content).encode()
         while True:
             head = await self.head(ref) if key else None
             alive = head is not None and not head["gone"] and not head["expired"]
@@ -181,6 +225,9 @@ class Desk:
                 access = head["access"]
                 if head["expires"] and ends is None:
                     ends = datetime.fromisoformat(head["expires"])
+            if len(large) > LARGE and "blob" not in body:
+                del body["content"]
+                body["blob"] = await self.upload(access, large)
             expected = 0 if head is None else head["revision"]
             message = self.message(ref, access, body, expected, **lifetime(ends))
             try:

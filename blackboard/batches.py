@@ -1,5 +1,9 @@
-"""Reading what processes noted beside the board: batches of audit events and of spans."""
+"""Reading what processes noted beside the board: batches of audit events and of spans.
 
+A batch whose answer was lost may be stored twice, byte for byte the same; here it counts once.
+"""
+
+import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,6 +15,8 @@ from blackboard.records import AuditBatch, SpanBatch
 from blackboard.subjects import audit_stream, audit_subject, spans_stream, spans_subject
 
 BatchT = TypeVar("BatchT")
+REMEMBERED = 10_000
+"""Batches among which equal ones are taken as one: they are stored close to each other."""
 
 
 async def each_audit_batch(
@@ -35,6 +41,30 @@ async def last_batches(board: Blackboard, stream: str, count: int) -> Start:
     return Start.after(0 if info is None else max(0, info.state.last_seq - count))
 
 
+async def lost(board: Blackboard, recent: int) -> tuple[int, int]:
+    """Audit events and spans that processes could not write, as the newest batches say.
+
+    Args:
+        board: The board.
+        recent: How many batches of each are looked at.
+    """
+    events = spans = 0
+
+    def audit(batch: AuditBatch) -> None:
+        nonlocal events
+        events += batch.dropped
+
+    def span(batch: SpanBatch) -> None:
+        nonlocal spans
+        spans += batch.dropped
+
+    await each_audit_batch(
+        board, await last_batches(board, audit_stream(board.name), recent), audit
+    )
+    await each_span_batch(board, await last_batches(board, spans_stream(board.name), recent), span)
+    return events, spans
+
+
 async def _each(
     board: Blackboard,
     stream: str,
@@ -43,11 +73,18 @@ async def _each(
     read: Callable[[str, bytes], BatchT],
     take: Callable[[BatchT], None],
 ) -> None:
+    seen: dict[bytes, None] = {}
     async with follow(board.session.connection, stream, subject, start) as follower:
         while follower.pending:
             message = await follower.step()
             if message is None:
                 continue
+            digest = hashlib.sha256(message.subject.encode() + b" " + message.data).digest()
+            if digest in seen:
+                continue
+            seen[digest] = None
+            if len(seen) > REMEMBERED:
+                del seen[next(iter(seen))]
             try:
                 take(read(message.subject, message.data))
             except InvalidError:
