@@ -81,6 +81,7 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
         seconds=options.seconds,
         seed=options.seed,
         namespaces=options.inside,
+        say=_say,
         planted=bugs,
     )
     report = anyio.run(run.report)
@@ -89,9 +90,8 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
 
 
 def _tell(report: Report) -> None:
-    _say("done:")
-    for line in (*report.faults, *(f"skipped: {k}: {v}" for k, v in report.skipped.items())):
-        _say(f"  {line}")
+    for what, why in report.skipped.items():
+        _say(f"skipped: {what}: {why}")
     outcomes = ", ".join(f"{name} {count}" for name, count in report.outcomes.items())
     _say(f"{outcomes}; {report.stored} revisions; in {report.seconds:g} s")
     _say(f"longest time without an acknowledged write: {report.longest_pause_s:g} s")

@@ -147,7 +147,8 @@ class Crew:
         """Start again what ended by itself, for ever."""
         while True:
             for place in self.places:
-                place.tend()
+                if place.processes:
+                    place.tend()
             await anyio.sleep(TEND_S)
 
     async def inflict(self, fault: Fault) -> str:
@@ -171,10 +172,13 @@ class Crew:
 
     async def end_work(self) -> None:
         """Let the writers and callers end in good order."""
-        await self._all_ready(STOPPING)
-        for place in self.of(*STOPPING):
-            place.process.terminate()
-        await self._ended(*STOPPING)
+        await self._terminate(*STOPPING)
+
+    async def let_readers_end(self) -> None:
+        """Wait until all readers follow: the last memory ends them."""
+        await self._all_ready(("reader",))
+        for place in self.of("reader"):
+            place.away = True
 
     async def readers_ended(self) -> None:
         """Wait until the readers have seen the last memory."""
@@ -182,14 +186,17 @@ class Crew:
 
     async def dismiss(self) -> None:
         """Let the services end in good order."""
-        await self._all_ready(("pool", "steward"))
-        for place in self.of("pool", "steward"):
+        await self._terminate("pool", "steward")
+
+    async def _terminate(self, *roles: str) -> None:
+        await self._all_ready(roles)
+        for place in self.of(*roles):
+            place.away = True
             place.process.terminate()
-        await self._ended("pool", "steward")
+        await self._ended(*roles)
 
     async def _ended(self, *roles: str) -> None:
         for place in self.of(*roles):
-            place.away = True
             try:
                 await wait_until(
                     lambda place=place: not place.process.running, f"{place.name} has ended", END_S

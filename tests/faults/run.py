@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -59,6 +59,7 @@ class Run:
         seconds: How long the workers work; longer when a fault takes longer.
         seed: Decides what the workers do.
         namespaces: Whether network namespaces and small file systems may be made.
+        say: Gets a line of text for each step.
         planted: Which bug a role has, for the checker to find.
     """
 
@@ -71,6 +72,7 @@ class Run:
         seconds: float,
         seed: int,
         namespaces: bool,
+        say: Callable[[str], None],
         planted: dict[str, str] | None = None,
     ) -> None:
         self._directory = directory
@@ -79,6 +81,7 @@ class Run:
         self._seconds = seconds
         self._seed = seed
         self._namespaces = namespaces
+        self._say = say
         self._planted = planted or {}
         self._done: list[str] = []
 
@@ -110,14 +113,17 @@ class Run:
     async def _live(self, servers: Place, crew: Crew) -> tuple[list[Stored], list[str]]:
         limits = Limits(history=HISTORY, replicas=len(servers.members))
         async with Blackboard.open(servers.url, agent="judge", limits=limits) as board:
-            await crew.start()
             async with anyio.create_task_group() as tending:
                 tending.start_soon(crew.tend)
+                await crew.start()
                 await self._go_wrong(servers, crew)
                 await anyio.to_thread.run_sync(servers.start)
+                self._say("all is well again; the work ends")
                 await crew.end_work()
                 for handler in HANDLERS:
                     await settled(board, handler, SETTLE_S)
+                self._say("the handlers have come to rest")
+                await crew.let_readers_end()
                 await board.put("load.end", {"v": "end"}, key="end")
                 await crew.readers_ended()
                 await crew.dismiss()
@@ -131,6 +137,7 @@ class Run:
             await anyio.sleep_until(began + fault.at_s)
             whom = await (crew if fault.whom else servers).inflict(fault)
             self._done.append(f"{fault} ({whom})")
+            self._say(f"  done {self._done[-1]}")
 
         async def serve_in_turn() -> None:
             for fault in self._schedule:
