@@ -72,7 +72,7 @@ class Sender:
                     behind = await self._behind(messages[0])
                     if behind is not None and _is_own(behind, messages[0]):
                         return behind.sequence + len(messages) - 1
-                    if conflict is not None and await self._is_stored(messages):
+                    if conflict is not None and await self._is_overtaken(messages):
                         raise await self._verdict(messages[0], conflict)
                 return await self._publish(messages)
             except ConflictError as error:
@@ -104,8 +104,8 @@ class Sender:
         subject = message.headers.get(EXPECTED_SUBJECT, message.subject)
         return await self._reads.next_after(subject, int(message.headers[EXPECTED]) + 1)
 
-    async def _is_stored(self, messages: Sequence[Outgoing]) -> bool:
-        """Whether a conflict is with something stored: else it may be with our own first try.
+    async def _is_overtaken(self, messages: Sequence[Outgoing]) -> bool:
+        """Whether somebody else's write is stored: else a conflict may be with our own first try.
 
         The leader of a replicated board refuses what meets a write that it has sent to the others
         and not stored yet, and until then nothing shows whose that is.
@@ -113,7 +113,8 @@ class Sender:
         if not self._reads.replicated:
             return True
         for message in messages:
-            if await self._behind(message) is not None:
+            behind = await self._behind(message)
+            if behind is not None and not _is_own(behind, message):
                 return True
         await anyio.sleep(RETRY_S)
         return False

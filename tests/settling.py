@@ -18,7 +18,10 @@ async def settled(board: Blackboard, consumer: str, timeout: float = 20) -> None
     durable = Durable(board.log.connection, board.log.stream, consumer)
 
     async def idle() -> bool:
-        info = await durable.info()
+        try:
+            info = await durable.info()
+        except UnavailableError:
+            return False
         if info is None or info.num_pending or info.num_ack_pending:
             return False
         # The consumer hears of a new message a moment after it is stored.

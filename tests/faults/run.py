@@ -10,6 +10,7 @@ import anyio.to_thread
 import msgspec
 
 from blackboard import Blackboard, Memory
+from blackboard.errors import UnavailableError
 from blackboard.settings import Limits
 from tests.clusters import step_down
 from tests.faults.checker import WRITES, check
@@ -21,6 +22,7 @@ from tests.settling import everything, settled
 
 HANDLERS = ("pool--triple", "pool--merge")
 SETTLE_S = 60.0
+AGAIN_S = 0.2
 RUN_S = 240.0
 """Beyond the time of the faults, nothing may take longer than this."""
 HISTORY = 100_000
@@ -154,16 +156,24 @@ class Run:
 
 async def _contents(board: Blackboard, servers: Place) -> tuple[list[Stored], list[str]]:
     """All revisions; and where the servers differ in them, whoever of them leads."""
-    stored = [_stored(one) for one in await everything(board, ">") if str(one.ref) != END]
+    stored = await _replayed(board)
     wrong: list[str] = []
     if servers.replicated:
         for number in range(len(servers.members)):
             await step_down(board.log.connection, STREAM)
             await anyio.to_thread.run_sync(servers.leader, STREAM)
-            again = [_stored(one) for one in await everything(board, ">") if str(one.ref) != END]
+            again = await _replayed(board)
             if again != stored:
                 wrong.append(f"replay {number} differs: {len(again)} revisions, not {len(stored)}")
     return stored, wrong
+
+
+async def _replayed(board: Blackboard) -> list[Stored]:
+    while True:
+        try:
+            return [_stored(one) for one in await everything(board, ">") if str(one.ref) != END]
+        except UnavailableError:
+            await anyio.sleep(AGAIN_S)
 
 
 def _stored(memory: Memory) -> Stored:
