@@ -68,12 +68,8 @@ class Sender:
         conflict: ConflictError | None = None
         while True:
             try:
-                if unsure:
-                    behind = await self._behind(messages[0])
-                    if behind is not None and _is_own(behind, messages[0]):
-                        return behind.sequence + len(messages) - 1
-                    if conflict is not None and await self._is_overtaken(messages):
-                        raise await self._verdict(messages[0], conflict)
+                if unsure and (last := await self._stored(messages, conflict)):
+                    return last
                 return await self._publish(messages)
             except ConflictError as error:
                 if not unsure or conflict is error:
@@ -89,6 +85,17 @@ class Sender:
                     await self._missing(error)
                 else:
                     await anyio.sleep(RETRY_S)
+
+    async def _stored(
+        self, messages: Sequence[Outgoing], conflict: ConflictError | None
+    ) -> int | None:
+        """The sequence of the last, if what was sent before is stored; None when not yet."""
+        behind = await self._behind(messages[0])
+        if behind is not None and _is_own(behind, messages[0]):
+            return behind.sequence + len(messages) - 1
+        if conflict is not None and await self._is_overtaken(messages):
+            raise await self._verdict(messages[0], conflict)
+        return None
 
     async def _publish(self, messages: Sequence[Outgoing]) -> int:
         if len(messages) > 1:

@@ -70,7 +70,12 @@ class Child:
         self._said += [json.loads(line) for line in whole.splitlines()]
         return self._said
 
-    async def until(self, predicate: Callable[[list[dict[str, Any]]], object], what: str) -> None:
+    async def until(
+        self,
+        predicate: Callable[[list[dict[str, Any]]], object],
+        what: str,
+        timeout_s: float = 30,
+    ) -> None:
         """Wait until what it said fulfils a condition; its end without that is a failure."""
 
         def fulfilled() -> bool:
@@ -80,7 +85,7 @@ class Child:
             assert not ended, f"{self.name} ended before {what}: {self._errors.read_text()[-3000:]}"
             return False
 
-        await wait_until(fulfilled, f"{self.name}: {what}", timeout=30)
+        await wait_until(fulfilled, f"{self.name}: {what}", timeout_s)
 
     async def ended(self, timeout_s: float = 30) -> list[dict[str, Any]]:
         """Wait for its good end, and give what it said."""

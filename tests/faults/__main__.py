@@ -21,7 +21,7 @@ from tests.faults.schedule import Fault, make_schedule
 
 UNSHARE = ("unshare", "-rnmp", "--fork", "--kill-child", "--mount-proc")
 INSIDE = "--inside"
-PLANTED = {
+PLANTED: dict[str, tuple[dict[str, str], list[Fault]]] = {
     "early": (
         {"writer": "early"},
         # While the broker stands still, only who acknowledges before storing goes on; then it dies.
@@ -39,7 +39,8 @@ def cannot_isolate() -> str:
     missing = [name for name in ("unshare", "ip", "nsenter", "mount") if shutil.which(name) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
-    inside = "unshare -n true && ip link add name probe0 type veth peer name probe1 && mount -t tmpfs none /mnt"
+    wire = "ip link add name probe0 type veth peer name probe1"
+    inside = f"unshare -n true && {wire} && mount -t tmpfs none /mnt"
     probe = subprocess.run(
         [*UNSHARE, "sh", "-c", inside], capture_output=True, text=True, check=False
     )
@@ -59,7 +60,8 @@ def main() -> int:
     if not options.inside and options.network != "proxies":
         reason = cannot_isolate()
         if not reason:
-            os.execvp(UNSHARE[0], [*UNSHARE, sys.executable, "-m", "tests.faults", *sys.argv[1:], INSIDE])
+            again = [*UNSHARE, sys.executable, "-m", "tests.faults", *sys.argv[1:], INSIDE]
+            os.execvp(again[0], again)  # noqa: S606 - the same program, elsewhere
         _say(f"no namespaces ({reason}): proxies on loopback, no small file systems")
         if options.network == "namespaces":
             return 2
@@ -69,7 +71,7 @@ def main() -> int:
 
 def _run(options: argparse.Namespace, directory: Path) -> int:
     directory.mkdir(parents=True)
-    bugs, schedule = PLANTED.get(options.planted, ({}, []))
+    bugs, schedule = PLANTED[options.planted] if options.planted else ({}, [])
     schedule = schedule or make_schedule(options.seed, options.topology, options.seconds)
     _say(f"seed {options.seed}, topology {options.topology}, {options.seconds:g} s")
     for fault in schedule:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 
 from tests.children import Child
 from tests.faults.history import History

@@ -7,7 +7,7 @@ Both end with the process that made them.
 """
 
 import subprocess
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from itertools import combinations, permutations
 from pathlib import Path
@@ -94,7 +94,7 @@ class Namespaces:
         return ("nsenter", "-t", str(self._holders[number].pid), "-n")
 
     def _join(self, pair: Wire) -> None:
-        ends = (pair, pair[::-1])
+        ends = (pair, (pair[1], pair[0]))
         _ip("link", "add", _device(ends[0]), "type", "veth", "peer", "name", _device(ends[1]))
         for end in ends:
             if end[0] != CLIENTS:
@@ -112,9 +112,7 @@ class Proxies:
         self._ports = [free_port() for _ in range(size)]
         self._nobody = free_port()
         self._links = {
-            wire: _Link()
-            for wire in permutations([CLIENTS, *range(size)], 2)
-            if wire[1] != CLIENTS
+            wire: _Link() for wire in permutations([CLIENTS, *range(size)], 2) if wire[1] != CLIENTS
         }
 
     def server(self, number: int, directory: Path, name: str, cluster: str) -> Server:
@@ -140,8 +138,10 @@ class Proxies:
     async def cut(self, wires: Iterable[Wire]) -> None:
         for start, end in wires:
             # Each connection goes both ways, whoever opened it.
-            for link, forward in ((self._links.get((start, end)), True),
-                                  (self._links.get((end, start)), False)):
+            for link, forward in (
+                (self._links.get((start, end)), True),
+                (self._links.get((end, start)), False),
+            ):
                 if link is not None:
                     link.stop(forward=forward)
 
@@ -195,7 +195,10 @@ class _Link:
             group.cancel_scope.cancel()
 
     async def _copy(
-        self, source: ByteReceiveStream, target: ByteSendStream, forward: bool  # noqa: FBT001
+        self,
+        source: ByteReceiveStream,
+        target: ByteSendStream,
+        forward: bool,  # noqa: FBT001
     ) -> None:
         try:
             async for data in source:

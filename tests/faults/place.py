@@ -131,8 +131,11 @@ class Place(Cluster):
         if reason:
             self.skipped["slow"] = reason
             return
-        async with _traced(victim.pid):
+        tracer = _trace(victim.pid)
+        try:
             await anyio.sleep(for_s)
+        finally:
+            await anyio.to_thread.run_sync(_let_go, tracer)
 
     async def _fill(self, victims: list[Server], for_s: float) -> None:
         """Fill the disk; then make room and start the server again, as its operator has to."""
@@ -179,23 +182,18 @@ def cannot_trace() -> str:
     return probe.stderr.strip() if probe.returncode else ""
 
 
-@asynccontextmanager
-async def _traced(pid: int) -> AsyncGenerator[None]:
+def _trace(pid: int) -> subprocess.Popen[bytes]:
     inject = f"inject=fsync,fdatasync:delay_exit={SLOW_US}"
     trace = ["-e", "trace=fsync,fdatasync", "-e", inject]
-    tracer = subprocess.Popen(
+    return subprocess.Popen(
         ["strace", "-qq", "-f", "-o", "/dev/null", *trace, "-p", str(pid)],  # noqa: S607
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    try:
-        yield
-    finally:
-        await anyio.to_thread.run_sync(_ended, tracer)
 
 
-def _ended(tracer: subprocess.Popen[bytes]) -> None:
+def _let_go(tracer: subprocess.Popen[bytes]) -> None:
     tracer.terminate()
     try:
         tracer.wait(timeout=5)

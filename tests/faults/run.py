@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import anyio
@@ -177,17 +178,16 @@ async def _replayed(board: Blackboard) -> list[Stored]:
 
 
 def _stored(memory: Memory) -> Stored:
-    content = memory.content if isinstance(memory.content, dict) else {"v": memory.content}
     return Stored(
         revision=memory.revision,
         ref=str(memory.ref.unpinned),
         topic=memory.topic,
-        content=content,
+        content=memory.content,
         session=memory.session,
     )
 
 
 def _longest_pause_s(history: History) -> float:
     ends = sorted(op.end for op in history.ops if op.do in WRITES and op.outcome == "ok")
-    pauses = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    pauses = [after - before for before, after in pairwise(ends)]
     return round(max(pauses, default=0) / 1e9, 2)

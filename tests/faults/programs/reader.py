@@ -1,4 +1,4 @@
-"""Follows the board in three ways, and writes down what it was shown, up to the run's last memory."""
+"""Follows the board in three ways, and keeps what it was shown, up to the run's last memory."""
 
 import time
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Writes and reads without a pause, through whatever happens, and writes its history, until SIGTERM.
+"""Writes and reads without a pause, whatever happens, and keeps its history, until SIGTERM.
 
 Every value is unique, and whatever follows a revision carries the number of that revision in its
 content, so that the board alone shows whether compare-and-set held.
@@ -20,6 +20,7 @@ BATCH = 20
 REGISTERS = 3
 GROUP = 3
 PAUSE_S = 0.06
+BLIND_S = 0.1
 
 
 class Writer:
@@ -152,7 +153,10 @@ class Writer:
         if base is None:
             return
         content = {"v": self._value(), "base": base}
-        expected = None if self.planted == "blind" else base
+        expected = base
+        if self.planted == "blind":
+            expected = None
+            await anyio.sleep(BLIND_S)  # long enough for the others to come between
         await self._record(
             "revise",
             lambda: self.board.revise(ref, content, expected=expected),
