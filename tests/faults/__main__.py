@@ -96,6 +96,8 @@ def _tell(report: Report) -> None:
         _say(f"skipped: {what}: {why}")
     outcomes = ", ".join(f"{name} {count}" for name, count in report.outcomes.items())
     _say(f"{outcomes}; {report.stored} revisions; in {report.seconds:g} s")
+    if report.complaints:
+        _say(f"full disks were complained of {report.complaints} times")
     _say(f"longest time without an acknowledged write: {report.longest_pause_s:g} s")
     for finding in report.findings:
         _say(f"FINDING {finding}")

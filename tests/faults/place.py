@@ -20,7 +20,10 @@ from tests.servers import Server
 STREAM = "MEM_main"
 SLOW_US = 40_000
 """How much longer every fsync takes on a slow disk."""
+STORE = "jetstream"
+"""Where a server keeps its streams, beside its log."""
 DISK_BYTES = 48 << 20
+NO_SPACE = "no space left on device"
 
 
 class Place(Cluster):
@@ -29,6 +32,7 @@ class Place(Cluster):
     Attributes:
         members: The servers.
         skipped: Faults that this machine does not allow, and why.
+        complaints: How often servers logged that their disk was full.
 
     Args:
         directory: Holds a directory for each.
@@ -44,6 +48,7 @@ class Place(Cluster):
         self._size = 1 if topology == "one" else 3
         self._small = small_disks
         self.skipped: dict[str, str] = {}
+        self.complaints = 0
         super().__init__(directory)
 
     def _lay(self, directory: Path, name: str) -> list[Server]:
@@ -51,9 +56,8 @@ class Place(Cluster):
         members: list[Server] = []
         for number, member in enumerate(self.names):
             place = directory / member
-            place.mkdir(parents=True)
             if self._small:
-                _mount(place)
+                _mount(place / STORE)
             cluster = name if self._size > 1 else ""
             members.append(self._wires.server(number, place, member, cluster))
         return members
@@ -143,15 +147,17 @@ class Place(Cluster):
         if not self._small:
             self.skipped["full"] = "a small file system cannot be mounted here"
             return
-        ballast = victim.directory / "ballast"
+        ballast = victim.directory / STORE / "ballast"
         await anyio.to_thread.run_sync(_fill_up, ballast)
         await anyio.sleep(for_s)
+        self.complaints += victim.log.read_text().count(NO_SPACE)
         await anyio.to_thread.run_sync(victim.kill)
         ballast.unlink()
         await anyio.to_thread.run_sync(victim.start)
 
 
 def _mount(directory: Path) -> None:
+    directory.mkdir(parents=True)
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(directory)],  # noqa: S607
         check=True,

@@ -37,6 +37,7 @@ class Report(msgspec.Struct, kw_only=True):
         findings: What is wrong; empty when all is well.
         faults: What was done, and to whom.
         skipped: Faults that this machine does not allow, and why.
+        complaints: How often servers logged that their disk was full.
         outcomes: How many operations ended how, by kind.
         stored: Revisions on the board at the end.
         longest_pause_s: The longest time in which no write of any worker was acknowledged.
@@ -46,6 +47,7 @@ class Report(msgspec.Struct, kw_only=True):
     findings: list[str]
     faults: list[str]
     skipped: dict[str, str]
+    complaints: int
     outcomes: dict[str, int]
     stored: int
     longest_pause_s: float
@@ -107,6 +109,7 @@ class Run:
             findings=[*crew.findings(), *diverging, *findings],
             faults=self._done,
             skipped=servers.skipped,
+            complaints=servers.complaints,
             outcomes=dict(sorted(Counter(f"{op.do} {op.outcome}" for op in history.ops).items())),
             stored=len(stored),
             longest_pause_s=_longest_pause_s(history),
