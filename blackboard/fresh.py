@@ -34,6 +34,7 @@ TRY_S = 1.0
 PATIENCE_S = 0.5
 """How long a lagging replica is asked again before the leader is."""
 FIRST_PAUSE_S = 0.002
+LEADER_PAUSE_S = 0.1
 REMEMBERED = 10_000
 """Subjects whose newest known sequence is kept; what falls out is only served less strictly."""
 LEARN_S = 30.0
@@ -53,7 +54,12 @@ class FreshReads:
         self._known: OrderedDict[str, int] = OrderedDict()
         self._used = False
         self._learning = anyio.Lock()
+        self._seen = 0
         self.replicated: bool | None = None
+
+    def saw(self, sequence: int) -> None:
+        """Remember that the stream has come so far: the broker delivered or acknowledged it."""
+        self._seen = max(self._seen, sequence)
 
     def learn(self, info: StreamInfo) -> None:
         """Take in what the broker says of the stream."""
@@ -83,6 +89,7 @@ class FreshReads:
 
     def wrote(self, subject: str, sequence: int) -> None:
         """Remember a write of this process; `subject` is the filter it is read by."""
+        self.saw(sequence)
         if self.replicated is not False and sequence > self._known.get(subject, 0):
             self._known[subject] = sequence
             self._known.move_to_end(subject)
@@ -95,13 +102,18 @@ class FreshReads:
         Args:
             subject: A filter.
             least: A sequence that is known to be there.
+
+        Raises:
+            UnavailableError: No answer in time, or the leader has not come so far in time.
         """
         if not await self._is_replicated():
             return await self._again(lambda: self._connection.last(self._stream, subject))
         least = max(least, self._known.get(subject, 0))
         message = await self._patient(subject, max(least, 1))
         if message is None or message.sequence < least or "Bb-Gone" in message.headers:
-            message = await self._again(lambda: self._connection.leader_last(self._stream, subject))
+            message = await self._from_leader(
+                lambda: self._connection.leader_last(self._stream, subject), least
+            )
         if message is not None:
             self.wrote(subject, message.sequence)
         return message
@@ -110,8 +122,10 @@ class FreshReads:
         """One message by its sequence."""
         message = await self._again(lambda: self._connection.at_sequence(self._stream, sequence))
         if message is None and await self._is_replicated():
-            return await self._again(
-                lambda: self._connection.leader_at_sequence(self._stream, sequence)
+            # A sequence that nobody has seen may be one that somebody made up.
+            return await self._from_leader(
+                lambda: self._connection.leader_at_sequence(self._stream, sequence),
+                sequence if sequence <= self._seen else 0,
             )
         return message
 
@@ -142,6 +156,30 @@ class FreshReads:
                 break
             newest = following
         return newest
+
+    async def _from_leader(
+        self, read: Callable[[], Awaitable[Message | None]], least: int
+    ) -> Message | None:
+        """Ask the leader; that it has nothing, or something older, counts once it is at `least`."""
+        message = await self._again(read)
+        if least and (message is None or message.sequence < least):
+            await self._leader_at(least)
+            message = await self._again(read)
+        return message
+
+    async def _leader_at(self, sequence: int) -> None:
+        pause_s = FIRST_PAUSE_S
+        with anyio.move_on_after(READ_S):
+            while True:
+                info = await self._again(lambda: self._connection.stream(self._stream))
+                if info is None or info.state.last_seq >= sequence:
+                    return
+                await anyio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LEADER_PAUSE_S)
+        raise UnavailableError(
+            f"the leader of {self._stream!r} has not stored what was delivered as {sequence}; "
+            "try again"
+        )
 
     async def _patient(self, subject: str, least: int) -> Message | None:
         pause_s = FIRST_PAUSE_S

@@ -332,6 +332,7 @@ class Log:
 
     def delivered(self, message: Message) -> Memory | None:
         """Turn a delivery into a memory; None, counted, when it is no honest one."""
+        self.reads.saw(message.sequence)
         headers = message.headers
         try:
             if "Nats-Subject" in headers or "Nats-Stream" in headers:

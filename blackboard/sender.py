@@ -13,7 +13,7 @@ import anyio
 from blackboard.envelope import EXPECTED, EXPECTED_SUBJECT
 from blackboard.errors import BlackboardError, ConflictError, UnavailableError
 from blackboard.fresh import FreshReads
-from blackboard.jetstream import Connection, NoStreamError, Outgoing
+from blackboard.jetstream import Connection, Message, NoStreamError, Outgoing
 from blackboard.layout import create_board
 from blackboard.settings import Limits
 
@@ -68,13 +68,11 @@ class Sender:
         conflict: ConflictError | None = None
         while True:
             try:
-                if unsure and (sequence := await self._own(messages[0])):
-                    return sequence + len(messages) - 1
-                if conflict is not None:
-                    raise await self._verdict(messages[0], conflict)
+                if unsure and (last := await self._stored(messages, conflict)):
+                    return last
                 return await self._publish(messages)
             except ConflictError as error:
-                if not unsure or conflict is not None:
+                if not unsure or conflict is error:
                     raise
                 conflict = error
             except _UnsureError:
@@ -88,6 +86,17 @@ class Sender:
                 else:
                     await anyio.sleep(RETRY_S)
 
+    async def _stored(
+        self, messages: Sequence[Outgoing], conflict: ConflictError | None
+    ) -> int | None:
+        """The sequence of the last, if what was sent before is stored; None when not yet."""
+        behind = await self._behind(messages[0])
+        if behind is not None and _is_own(behind, messages[0]):
+            return behind.sequence + len(messages) - 1
+        if conflict is not None and await self._is_overtaken(messages):
+            raise await self._verdict(messages[0], conflict)
+        return None
+
     async def _publish(self, messages: Sequence[Outgoing]) -> int:
         if len(messages) > 1:
             return await self._connection.publish_batch(messages)
@@ -97,14 +106,25 @@ class Sender:
             return await self._connection.publish(messages[0])
         raise UnavailableError(f"the leader did not answer within {TRY_S:g} s")
 
-    async def _own(self, message: Outgoing) -> int | None:
+    async def _behind(self, message: Outgoing) -> Message | None:
         # A write that expects a sequence can only lie right behind it.
         subject = message.headers.get(EXPECTED_SUBJECT, message.subject)
-        after = int(message.headers[EXPECTED])
-        found = await self._reads.next_after(subject, after + 1)
-        if found is not None and found.headers.get("Bb-Write") == message.headers["Bb-Write"]:
-            return found.sequence
-        return None
+        return await self._reads.next_after(subject, int(message.headers[EXPECTED]) + 1)
+
+    async def _is_overtaken(self, messages: Sequence[Outgoing]) -> bool:
+        """Whether somebody else's write is stored: else a conflict may be with our own first try.
+
+        The leader of a replicated board refuses what meets a write that it has sent to the others
+        and not stored yet, and until then nothing shows whose that is.
+        """
+        if not self._reads.replicated:
+            return True
+        for message in messages:
+            behind = await self._behind(message)
+            if behind is not None and not _is_own(behind, message):
+                return True
+        await anyio.sleep(RETRY_S)
+        return False
 
     async def _verdict(self, message: Outgoing, conflict: ConflictError) -> BlackboardError:
         """The conflict, unless our own revision may have been there and been overrun since."""
@@ -128,3 +148,7 @@ class Sender:
                 await create_board(self._connection, self._board, self._limits)
         except UnavailableError:
             logger.debug("log.waiting", extra={"error": str(error)})
+
+
+def _is_own(found: Message, message: Outgoing) -> bool:
+    return found.headers.get("Bb-Write") == message.headers["Bb-Write"]

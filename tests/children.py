@@ -19,7 +19,7 @@ class Child:
     """One running program. What it says lies in a file, so that no kill can lose a line.
 
     Args:
-        program: A module of `tests/programs`.
+        program: A module of `tests/programs`, or the full name of another.
         directory: Where its output goes.
         name: Of its output.
         options: What the program is told, as JSON.
@@ -27,6 +27,7 @@ class Child:
 
     def __init__(self, program: str, directory: Path, name: str, options: dict[str, Any]) -> None:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        module = program if "." in program else f"tests.programs.{program}"
         self.name = name
         self._output = directory / f"{name}.jsonl"
         self._said: list[dict[str, Any]] = []
@@ -34,7 +35,7 @@ class Child:
         self._errors = directory / f"{name}.err"
         with self._output.open("wb") as said, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"tests.programs.{program}", json.dumps(options)],
+                [sys.executable, "-m", module, json.dumps(options)],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=errors,
@@ -46,6 +47,19 @@ class Child:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def code_now(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.poll()
+
+    def complaints(self) -> str:
+        """What it wrote to its standard error."""
+        return self._errors.read_text()
+
     def said(self) -> list[dict[str, Any]]:
         """What it said so far; a line that it was killed in does not count."""
         with self._output.open("rb") as output:
@@ -56,7 +70,12 @@ class Child:
         self._said += [json.loads(line) for line in whole.splitlines()]
         return self._said
 
-    async def until(self, predicate: Callable[[list[dict[str, Any]]], object], what: str) -> None:
+    async def until(
+        self,
+        predicate: Callable[[list[dict[str, Any]]], object],
+        what: str,
+        timeout_s: float = 30,
+    ) -> None:
         """Wait until what it said fulfils a condition; its end without that is a failure."""
 
         def fulfilled() -> bool:
@@ -66,7 +85,7 @@ class Child:
             assert not ended, f"{self.name} ended before {what}: {self._errors.read_text()[-3000:]}"
             return False
 
-        await wait_until(fulfilled, f"{self.name}: {what}", timeout=30)
+        await wait_until(fulfilled, f"{self.name}: {what}", timeout_s)
 
     async def ended(self, timeout_s: float = 30) -> list[dict[str, Any]]:
         """Wait for its good end, and give what it said."""

@@ -28,23 +28,19 @@ class Cluster:
 
     def __init__(self, directory: Path) -> None:
         token = uuid.uuid4().hex[:8]
-        ports = [free_port() for _ in range(SIZE)]
-        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
         self.names = [f"member-{number}-{token}" for number in range(SIZE)]
-        self.members = [
+        self.members = self._lay(directory, f"cluster-{token}")
+
+    def _lay(self, directory: Path, name: str) -> list[Server]:
+        ports = [free_port() for _ in range(SIZE)]
+        routes = [f"nats://127.0.0.1:{port}" for port in ports]
+        return [
             Server(
-                directory / name,
-                name=name,
-                extra=f"""
-                cluster {{
-                  name: "cluster-{token}"
-                  listen: "127.0.0.1:{port}"
-                  no_advertise: true
-                  routes: [{routes}]
-                }}
-                """,
+                directory / member,
+                name=member,
+                extra=cluster_block(name, f"127.0.0.1:{port}", routes),
             )
-            for name, port in zip(self.names, ports, strict=True)
+            for member, port in zip(self.names, ports, strict=True)
         ]
 
     @property
@@ -90,6 +86,19 @@ class Cluster:
         """The running servers that do not lead a stream."""
         leader = self.leader(stream)
         return [member for member in self.members if member.running and member is not leader]
+
+
+def cluster_block(name: str, listen: str, routes: list[str], more: str = "") -> str:
+    """The part of a server's configuration that makes it a member."""
+    return f"""
+        cluster {{
+          name: "{name}"
+          listen: "{listen}"
+          no_advertise: true
+          routes: [{", ".join(f'"{route}"' for route in routes)}]
+          {more}
+        }}
+    """
 
 
 async def step_down(connection: Connection, stream: str) -> None:

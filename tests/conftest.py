@@ -16,6 +16,19 @@ from tests.servers import Server
 from tests.waiting import wait_until
 
 TIME_TO_CLEAN_UP_S = 10.0
+FAULT_RUNS = 30
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--seed N`: fault runs with this seed only; may be given several times."""
+    parser.addoption("--seed", type=int, action="append", help="seed of the fault runs")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Fault runs happen once for each seed."""
+    if "seed" in metafunc.fixturenames:
+        seeds: list[int] | None = metafunc.config.getoption("--seed")
+        metafunc.parametrize("seed", seeds or range(1, FAULT_RUNS + 1))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

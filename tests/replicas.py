@@ -43,6 +43,15 @@ class Replica:
     def running(self) -> bool:
         return self.process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def code_now(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.process.poll()
+
     def said(self) -> str:
         return self._log.read_text()
 

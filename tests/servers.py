@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 START_LIMIT_S = 10.0
@@ -34,6 +34,8 @@ class Server:
         name: The server's name, where others know it by that; None takes a new one at each start.
         sync: How often the disk is synced.
         jetstream: Off for a server that cannot carry a board.
+        host: The address it listens on.
+        within: A command that runs another one where that address is, such as `nsenter …`.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Server:
         name: str | None = None,
         sync: str = "always",
         jetstream: bool = True,
+        host: str = "127.0.0.1",
+        within: Sequence[str] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -56,6 +60,8 @@ class Server:
         self._sync = sync
         self._jetstream = jetstream
         self._name = name
+        self._host = host
+        self._within = within
         self._userinfo = "" if userinfo is None else f"{userinfo}@"
         self._ports: tuple[int, int] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,12 +69,12 @@ class Server:
     @property
     def url(self) -> str:
         """Address for clients; stays the same over `kill` and `start`."""
-        return f"nats://{self._userinfo}127.0.0.1:{self._known_ports()[0]}"
+        return f"nats://{self._userinfo}{self._host}:{self._known_ports()[0]}"
 
     @property
     def monitor(self) -> str:
         """Address of the monitoring pages, such as `/varz` and `/healthz`."""
-        return f"http://127.0.0.1:{self._known_ports()[1]}"
+        return f"http://{self._host}:{self._known_ports()[1]}"
 
     @property
     def pid(self) -> int:
@@ -110,10 +116,13 @@ class Server:
         config.write_text(self._config(ports, name))
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [find_binary(), "-c", str(config)], stdout=log, stderr=log, cwd=self.directory
+                [*self._within, find_binary(), "-c", str(config)],
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
             )
         while self._process.poll() is None:
-            if _server_name(ports[0]) == name:
+            if _server_name(self._host, ports[0]) == name:
                 return True
             if time.monotonic() > deadline:
                 self.kill()
@@ -132,8 +141,8 @@ class Server:
         """
         return f"""
             server_name: {name}
-            listen: "127.0.0.1:{ports[0]}"
-            http: "127.0.0.1:{ports[1]}"
+            listen: "{self._host}:{ports[0]}"
+            http: "{self._host}:{ports[1]}"
             {jetstream if self._jetstream else ""}
             {self._extra}
         """
@@ -170,10 +179,10 @@ def free_port() -> int:
             return port
 
 
-def _server_name(port: int) -> str | None:
+def _server_name(host: str, port: int) -> str | None:
     """Read the name in the greeting: a port may be answered by somebody else's server."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        with socket.create_connection((host, port), timeout=1) as connection:
             line = connection.makefile("rb").readline()
         return str(json.loads(line.removeprefix(b"INFO "))["server_name"])
     except (OSError, ValueError, KeyError):

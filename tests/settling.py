@@ -12,13 +12,16 @@ async def everything(board: Blackboard, pattern: str) -> list[Memory]:
         return [memory async for memory in memories]
 
 
-async def settled(board: Blackboard, consumer: str) -> None:
+async def settled(board: Blackboard, consumer: str, timeout: float = 20) -> None:
     """Wait until a handler has nothing left to do."""
 
     durable = Durable(board.log.connection, board.log.stream, consumer)
 
     async def idle() -> bool:
-        info = await durable.info()
+        try:
+            info = await durable.info()
+        except UnavailableError:
+            return False
         if info is None or info.num_pending or info.num_ack_pending:
             return False
         # The consumer hears of a new message a moment after it is stored.
@@ -26,7 +29,7 @@ async def settled(board: Blackboard, consumer: str) -> None:
         last = await board.log.connection.last(board.log.stream, wanted)
         return last is None or info.delivered.stream_seq >= last.sequence
 
-    await wait_until(idle, f"{consumer} has nothing left", timeout=20)
+    await wait_until(idle, f"{consumer} has nothing left", timeout)
 
 
 async def stored(board: Blackboard, pattern: str, count: int) -> bool:

@@ -1,0 +1,106 @@
+"""A leader that has not stored yet what the others have, or what it has sent to them itself.
+
+Both were found by the fault runs: an input was taken for removed and acknowledged without outputs,
+and a write met its own first try and was reported as a conflict.
+"""
+
+import os
+import signal
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
+
+import anyio
+import pytest
+
+from blackboard import Blackboard, Memory
+from blackboard.errors import UnavailableError
+from blackboard.sender import TRY_S
+from blackboard.settings import Limits
+from blackboard.subjects import reference_filter
+from tests.clusters import Cluster
+from tests.servers import Server
+from tests.settling import everything
+
+STREAM = "MEM_main"
+
+
+@pytest.fixture
+async def board(cluster: Cluster) -> AsyncGenerator[Blackboard]:
+    """A replicated board through the server that leads it."""
+    async with Blackboard.open(cluster.url, agent="alice", limits=Limits(replicas=3)) as first:
+        await first.put("begin", 0)
+        async with Blackboard.open(cluster.leader(STREAM).url, agent="alice") as board:
+            yield board
+
+
+@contextmanager
+def standing_still(servers: list[Server]) -> Generator[None]:
+    for server in servers:
+        os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for server in servers:
+            os.kill(server.pid, signal.SIGCONT)
+
+
+async def test_a_write_does_not_conflict_with_its_own_first_try(
+    cluster: Cluster, board: Blackboard
+):
+    followers = cluster.followers(STREAM)
+    await board.put("state.x", 1, key="x", expected=0)  # it knows now that there are replicas
+    before = await board.get("*/state.x/x")
+    async with anyio.create_task_group() as group:
+        with standing_still(followers):
+            group.start_soon(board.put, "notes", "new")
+            group.start_soon(lambda: board.revise("*/state.x/x", 2, expected=before.revision))
+            group.start_soon(board.put_many, "many", ["a", "b"])
+            # Time for a second try, which the leader refuses: the first is on its way.
+            await anyio.sleep(2 * TRY_S)
+
+    assert [memory.content for memory in await everything(board, "notes")] == ["new"]
+    assert [memory.content for memory in await everything(board, "state.x")] == [1, 2]
+    assert [memory.content for memory in await everything(board, "many")] == ["a", "b"]
+
+
+async def test_that_there_is_nothing_counts_once_the_leader_has_come_as_far_as_was_delivered(
+    board: Blackboard,
+):
+    reads = board.log.reads
+    ref = await board.put("notes", "early")
+    subject = reference_filter("main", ref)
+    assert ref.written is not None
+    found: list[Memory] = []
+
+    async def look(least: int) -> None:
+        message = await reads.last(subject, least)
+        assert message is not None
+        found.append(board.log.check(message, subject))
+
+    async with anyio.create_task_group() as group:
+        # As after a delivery by a server that is ahead of the leader.
+        group.start_soon(look, ref.written + 1)
+        await anyio.sleep(1.0)  # beyond the patience with a replica that lags
+        assert found == []
+        await board.revise(ref, "late", expected=ref.written)
+
+    assert [memory.content for memory in found] == ["late"]
+
+
+async def test_a_leader_that_stays_behind_is_no_proof_that_there_is_nothing(board: Blackboard):
+    ref = await board.put("notes", "early")
+    reads = board.log.reads
+    ahead = (ref.written or 0) + 1000
+    reads.saw(ahead)
+
+    with pytest.raises(UnavailableError, match="has not stored"):
+        await reads.last(reference_filter("main", ref), ahead)
+    with pytest.raises(UnavailableError, match="has not stored"):
+        await reads.at_sequence(ahead)
+
+
+async def test_a_sequence_that_somebody_made_up_is_not_waited_for(board: Blackboard):
+    ref = await board.put("notes", "one")
+
+    with anyio.fail_after(2):
+        assert await board.log.reads.at_sequence((ref.written or 0) + 1000) is None
