@@ -1,7 +1,8 @@
 """Texts as vectors: all-MiniLM-L6-v2 on this machine, or an OpenAI-compatible endpoint.
 
 Offline is the default, so that recall works where there is no network. A vector depends on its text
-alone: not on the order of the texts and (to a cosine of 0.9999) not on what else was in the batch.
+alone, to the last bit on one machine: each text is a run of its own, because in 8 bits the texts of
+a batch share a scale and pull at each other's vectors.
 """
 
 import math
@@ -25,10 +26,9 @@ MAX_TOKENS = 256
 """What MiniLM was trained on; the rest of a longer text is not seen."""
 MAX_CHARS = 16_384
 """Cut before the tokenizer, which would read all of a large text to use 256 tokens of it."""
-BATCH_TOKENS = 4096
-"""Tokens in one run, padding included: enough to keep the cores busy, few enough for the caches."""
 WINDOW = 2048
-"""Texts tokenized and sorted at a time, which bounds the memory of a large call."""
+"""Texts tokenized at a time, which bounds the memory of a large call."""
+MOST_THREADS = 4
 
 
 class Embedder(Protocol):
@@ -60,14 +60,17 @@ class Embedder(Protocol):
 class MiniLM:
     """all-MiniLM-L6-v2 in this process; make one with `open` and share it.
 
-    Texts are cut at 256 tokens. Runs in worker threads, at most two batches at a time, so the event
+    Texts are cut at 256 tokens. Runs in worker threads, as many as it may use cores, so the event
     loop stays free.
     """
 
-    def __init__(self, session: Session, tokenizer: Tokenizer, precision: str) -> None:
+    def __init__(
+        self, session: Session, tokenizer: Tokenizer, precision: str, threads: int
+    ) -> None:
         self._session = session
         self._tokenizer = tokenizer
-        self._limiter = anyio.CapacityLimiter(2)
+        self._threads = threads
+        self._limiter = anyio.CapacityLimiter(threads)
         self.precision = precision
 
     @classmethod
@@ -79,14 +82,14 @@ class MiniLM:
         Args:
             cache: Where the built graph is kept (59 MB); None means `~/.cache/blackboard`.
             precision: `auto` runs in 8 bits where that agrees with float32 and is not slower.
-            threads: Cores used for one batch; None means all, at most four.
+            threads: Cores used at once; None means all, at most four.
 
         Raises:
             SettingsError: The weights are missing or not the right ones, or the cache cannot be
                 written; the text has the command to run.
         """
         where = cache or Path.home() / ".cache" / "blackboard"
-        cores = threads or min(4, os.cpu_count() or 1)
+        cores = threads or min(MOST_THREADS, os.cpu_count() or 1)
         return await anyio.to_thread.run_sync(cls._load, where, precision, cores)
 
     @classmethod
@@ -97,8 +100,8 @@ class MiniLM:
         tokenizer = Tokenizer.from_file(str(file))
         tokenizer.no_padding()
         tokenizer.enable_truncation(MAX_TOKENS)  # pyright: ignore[reportUnknownMemberType]
-        session, kept = weights.load(directory, cache, precision, threads)
-        return cls(session, tokenizer, kept)
+        session, kept = weights.load(directory, cache, precision)
+        return cls(session, tokenizer, kept, threads)
 
     @property
     def name(self) -> str:
@@ -114,38 +117,33 @@ class MiniLM:
         """Embed texts; see `Embedder.embed`. Never refuses, never busy."""
         vectors = np.empty((len(texts), MINILM_DIMENSIONS), dtype=np.float32)
         for start in range(0, len(texts), WINDOW):
+            rows = vectors[start : start + WINDOW]
             window = texts[start : start + WINDOW]
             tokens = await anyio.to_thread.run_sync(self._tokenize, window, limiter=self._limiter)
-            for batch in _batches([len(ids) for ids in tokens]):
-                rows = await anyio.to_thread.run_sync(
-                    self._run, [tokens[place] for place in batch], limiter=self._limiter
-                )
-                vectors[[start + place for place in batch]] = rows
+            async with anyio.create_task_group() as group:
+                for hand in _hands([len(ids) for ids in tokens], self._threads):
+                    group.start_soon(self._fill, rows, tokens, hand)
         return vectors
+
+    async def _fill(self, rows: FloatArray, tokens: list[list[int]], hand: list[int]) -> None:
+        await anyio.to_thread.run_sync(self._run, rows, tokens, hand, limiter=self._limiter)
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         # A lone surrogate is legal in a Python string and a panic in the tokenizer.
         clean = [text[:MAX_CHARS].encode("utf-8", "replace").decode() for text in texts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clean)]
 
-    def _run(self, batch: list[list[int]]) -> FloatArray:
-        ids = np.zeros((len(batch), max(map(len, batch))), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, tokens in enumerate(batch):
-            ids[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = 1
-        return self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+    def _run(self, rows: FloatArray, tokens: list[list[int]], hand: list[int]) -> None:
+        for place in hand:
+            ids = np.array([tokens[place]], dtype=np.int64)
+            feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+            rows[place] = self._session.run(None, feed)[0][0]
 
 
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Group places by length, longest first, so that little of a batch is padding."""
-    batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= BATCH_TOKENS:
-            batches[-1].append(place)
-        else:
-            batches.append([place])
-    return batches
+def _hands(lengths: Sequence[int], threads: int) -> list[list[int]]:
+    """Deal places to threads, longest texts first, so that all are done at about the same time."""
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    return [hand for first in range(threads) if (hand := order[first::threads])]
 
 
 class EndpointEmbedder:
