@@ -101,7 +101,7 @@ class Api:
 
     async def _ask(self, verb: str, data: bytes) -> Msg:
         subject = f"$JS.API.{verb}"
-        if verb.split(".")[1] != "INFO":
+        if verb.split(".")[1:2] != ["INFO"]:  # the account is asked by one word
             return await self.request(subject, data)
         # While a stream or a consumer changes its leader, nobody answers, and what was asked then
         # stays without an answer: on three servers that takes no longer than this, in good order.
