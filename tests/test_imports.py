@@ -3,6 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import blackboard
+
 
 def test_importing_the_board_loads_no_vendor_of_an_extra():
     heavy = ["numpy", "onnx", "onnxruntime", "openai", "qdrant_client", "qdrant_edge", "tokenizers"]
@@ -20,3 +24,11 @@ def test_importing_the_board_loads_no_vendor_of_an_extra():
     )
 
     assert done.stdout.strip() == "[]"
+
+
+def test_the_names_of_the_library_are_listed_and_no_others_are_there():
+    assert set(blackboard.__all__) <= set(dir(blackboard))
+    assert all(getattr(blackboard, name).__name__ == name for name in blackboard.__all__)
+    for name in ("nothing_like_it", "agents"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(blackboard, name)
