@@ -9,39 +9,35 @@ import hashlib
 import inspect
 import logging
 import time
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, cast
+from typing import cast
 
 import anyio
 import anyio.to_thread
 import msgspec
 
 from blackboard.clock import check_span, now
-from blackboard.codec import Json, canonical, content_hash, printable, to_json
+from blackboard.codec import Json, canonical, content_hash, to_json
 from blackboard.envelope import Write, is_expired
 from blackboard.errors import (
-    BlackboardError,
     ConflictError,
     InvalidError,
     LabelError,
     MakeFailedError,
 )
+from blackboard.lease import Claim
 from blackboard.log import Log
 from blackboard.messages import Cost, Memory
 from blackboard.reader import Reader
-from blackboard.records import Lease
 from blackboard.subjects import (
     ANY_AGENT,
     ONCE,
     SHARED,
     Ref,
     check_token,
-    claim_subject,
-    hint_subject,
 )
 from blackboard.telemetry import MAKE, ONCE as ONCE_NAME, ONCE_MADE, ONCE_REUSED, TOKENS_SAVED
 from blackboard.writer import Writer, compose
@@ -49,8 +45,8 @@ from blackboard.writer import Writer, compose
 logger = logging.getLogger(__name__)
 
 MAX_LEASE_S = 24 * 3600.0
-END_S = 5.0
-ERROR_CHARACTERS = 2000
+_making: ContextVar[frozenset[str]] = ContextVar("making", default=frozenset())
+"""The pieces of work that this task is making, or was started to help make."""
 Make = Callable[[], object]
 
 
@@ -156,18 +152,25 @@ class Once:
             flight = self._flights.get(key)
             if flight is None:
                 break
+            if key in _making.get():
+                raise InvalidError(
+                    f"once({work.name!r}): its make asks for the very work that it makes, and "
+                    "would wait for itself; give the inner call other inputs or another name"
+                )
             await flight.done.wait()
             if flight.error is not None:
                 raise MakeFailedError(
                     f"once({work.name!r}) failed in this process: {flight.error}"
                 ) from flight.error
         flight = self._flights[key] = Flight()
+        token = _making.set(_making.get() | {key})
         try:
             return await self._make_or_wait(work, make)
         except Exception as error:
             flight.error = error
             raise
         finally:
+            _making.reset(token)
             del self._flights[key]
             flight.done.set()
 
@@ -180,7 +183,9 @@ class Once:
         return await self._reader.filled(head)
 
     async def _make_or_wait(self, work: Work, make: Make) -> tuple[Memory, bool]:
-        claim = Claim(self._log, work)
+        claim = Claim(
+            self._log, work.name, access=work.access, digest=work.digest, lease_s=work.lease_s
+        )
         async with claim.hints() as hint:
             while True:
                 stored = await self._stored(work)
@@ -198,7 +203,7 @@ class Once:
                 if made is not None:
                     return made, True
 
-    async def _make(self, work: Work, make: Make, claim: "Claim") -> Memory | None:
+    async def _make(self, work: Work, make: Make, claim: Claim) -> Memory | None:
         """Run `make` under the lease and store what it returns; None when another was first."""
         try:
             with self._log.telemetry.span(MAKE, attributes={ONCE_NAME: work.name}):
@@ -275,92 +280,6 @@ class Once:
         telemetry.count(ONCE_MADE if made else ONCE_REUSED)
         if not made and result.cost is not None:
             telemetry.count(TOKENS_SAVED, result.cost.tokens)
-
-
-class Claim:
-    """The lease on a piece of work: at most one caller holds it, as far as leases go."""
-
-    def __init__(self, log: Log, work: Work) -> None:
-        self._log = log
-        self._work = work
-        self._holder = uuid.uuid4().hex
-        name = f"o-{work.digest}"
-        self._subject = claim_subject(log.board, work.access, log.agent, name)
-        self._over = claim_subject(log.board, work.access, "*", name)
-        self._hint = hint_subject(log.board, work.access, work.digest)
-        self._token = 0
-        self._first: int | None = None
-        self.lost = False
-
-    @asynccontextmanager
-    async def hints(self) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
-        """Give a function that waits until the holder says it is done, or half a lease."""
-        async with self._log.connection.listen(self._hint) as heard:
-            yield lambda: heard(self._work.lease_s / 2)
-
-    async def take(self) -> bool:
-        """Take the lease; False when another holds it.
-
-        Raises:
-            MakeFailedError: A holder failed since this call began to wait.
-        """
-        record, sequence = await self._log.record_at(self._over, Lease)
-        if self._first is None:
-            self._first = sequence
-        if record is not None and record.state == "held" and record.holder != self._holder:
-            return False
-        if record is not None and record.state == "failed" and sequence > self._first:
-            raise MakeFailedError(f"once({self._work.name!r}) failed elsewhere: {record.error}")
-        try:
-            self._token = await self._put("held", sequence)
-        except ConflictError:
-            return False
-        self.lost = False
-        return True
-
-    async def _put(
-        self, state: Literal["held", "failed", "released"], expected: int, error: str | None = None
-    ) -> int:
-        # Every record lives as long as those before it: a shorter one would bring them back.
-        lease_s = self._work.lease_s
-        until = now() + timedelta(seconds=lease_s)
-        record = Lease(self._holder, until, state, error)
-        message = self._log.record(
-            self._subject, record, expected=expected, ttl_s=lease_s, over=self._over
-        )
-        return await self._log.send([message])
-
-    async def keep(self) -> None:
-        """Renew the lease until it is lost."""
-        while not self.lost:
-            await anyio.sleep(self._work.lease_s / 3)
-            try:
-                # Shielded: a renewal that is cut off would leave us without the token to release.
-                with anyio.CancelScope(shield=True):
-                    self._token = await self._put("held", self._token)
-            except ConflictError:
-                self.lost = True
-            except BlackboardError as error:
-                # Without an answer the lease may run out; storing the result is checked anyway.
-                logger.debug("claim.renew", extra={"error": str(error)})
-
-    async def release(self) -> None:
-        """Let go, and tell those who wait."""
-        await self._end("released", None)
-
-    async def fail(self, error: Exception) -> None:
-        """Let go with an error, which reaches those who wait."""
-        await self._end("failed", printable(f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]))
-
-    async def _end(self, state: Literal["failed", "released"], error: str | None) -> None:
-        with anyio.move_on_after(END_S, shield=True):
-            try:
-                if not self.lost:
-                    await self._put(state, self._token, error)
-                await self._log.connection.notify(self._hint)
-            except BlackboardError as problem:
-                # The lease runs out by itself.
-                logger.debug("claim.release", extra={"error": str(problem)})
 
 
 async def _run_while_held(make: Make, claim: Claim) -> Memory | None:

@@ -44,8 +44,12 @@ GET_MEMORY: Final = "get_memory"
 """A read by reference."""
 WAIT_MEMORY: Final = "wait_memory"
 """Waiting for the first memory that matches."""
+WATCH_MEMORY: Final = "watch_memory"
+"""Beginning to follow a pattern; what comes then is in the audit, delivery by delivery."""
+VIEW_MEMORY: Final = "view_memory"
+"""Opening a view, until it holds what there is."""
 REPLAY_MEMORY: Final = "replay_memory"
-"""Reading a stretch of history."""
+"""Beginning to read a stretch of history."""
 ONCE_MEMORY: Final = "once_memory"
 """A piece of work that is stored once; its children tell whether it was made here."""
 ASK: Final = "ask"
@@ -65,7 +69,7 @@ EMBEDDINGS: Final = "embeddings"
 
 OPERATIONS: Final = frozenset(
     {CREATE_MEMORY, UPSERT_MEMORY, UPDATE_MEMORY, DELETE_MEMORY, SEARCH_MEMORY, GET_MEMORY}
-    | {WAIT_MEMORY, REPLAY_MEMORY, ONCE_MEMORY, CHAT, EMBEDDINGS}
+    | {WATCH_MEMORY, VIEW_MEMORY, WAIT_MEMORY, REPLAY_MEMORY, ONCE_MEMORY, CHAT, EMBEDDINGS}
 )
 """Spans that are operations in the sense of the GenAI conventions."""
 

@@ -5,7 +5,7 @@ What ends by its own time is filtered at every read, because nobody is told when
 """
 
 from collections.abc import AsyncGenerator, ItemsView, Iterator, Mapping, ValuesView
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import msgspec
@@ -19,6 +19,7 @@ from blackboard.log import Following, Log
 from blackboard.messages import Memory
 from blackboard.reader import Reader
 from blackboard.subjects import Pattern, Ref
+from blackboard.telemetry import TOPIC, VIEW_MEMORY
 
 LIMIT = 100_000
 """Memories a view holds by default."""
@@ -150,10 +151,12 @@ async def open_view(
     """
     view = View(pattern, limit)
     subject = Pattern.parse(pattern).subject(log.board)
-    async with log.follow(subject, Start.newest()) as following:
-        while following.pending:
-            await _take(view, following, reader, journal)
-            view.check()
+    async with AsyncExitStack() as stack:
+        with log.telemetry.span(VIEW_MEMORY, attributes={TOPIC: pattern}):
+            following = await stack.enter_async_context(log.follow(subject, Start.newest()))
+            while following.pending:
+                await _take(view, following, reader, journal)
+                view.check()
         view.begin()
         async with background() as group:
 

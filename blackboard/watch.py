@@ -5,7 +5,7 @@ not shown what nobody should see any more; a replay shows the past as it was.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -20,6 +20,7 @@ from blackboard.log import Following, Log
 from blackboard.messages import Memory
 from blackboard.reader import Reader
 from blackboard.subjects import Pattern, Ref
+from blackboard.telemetry import REPLAY_MEMORY, TOPIC, WATCH_MEMORY
 
 Since = Literal["start"] | datetime | timedelta | int | None
 """Where reading begins: a time, a time ago, a revision (inclusive), the start, or now (None)."""
@@ -53,8 +54,10 @@ async def watch(
     subject = Pattern.parse(pattern).subject(log.board)
     start = start_at(since)
     journal.audit("watch", pattern)
-    taken_back = {} if since is None else await _tombstones(log, subject)
-    async with log.follow(subject, start) as following:
+    async with AsyncExitStack() as stack:
+        with log.telemetry.span(WATCH_MEMORY, attributes={TOPIC: pattern}):
+            taken_back = {} if since is None else await _tombstones(log, subject)
+            following = await stack.enter_async_context(log.follow(subject, start))
         yield _watched(following, reader, journal, taken_back)
 
 
@@ -99,9 +102,12 @@ async def replay(
         check_moment("until", until)
     subject = Pattern.parse(pattern).subject(log.board)
     journal.audit("replay", pattern)
-    info = await log.connection.stream(log.stream)
-    last = 0 if info is None else info.state.last_seq
-    async with log.follow(subject, start_at(since)) as following:
+    start = start_at(since)
+    async with AsyncExitStack() as stack:
+        with log.telemetry.span(REPLAY_MEMORY, attributes={TOPIC: pattern}):
+            info = await log.connection.stream(log.stream)
+            last = 0 if info is None else info.state.last_seq
+            following = await stack.enter_async_context(log.follow(subject, start))
         yield _replayed(following, reader, journal, last, until, speed)
 
 

@@ -308,3 +308,27 @@ async def test_a_result_that_is_kept_is_not_shown_long_after_it_was_forgotten(
 
     with pytest.raises(GoneError):
         await board.get(light.ref)
+
+
+async def test_work_that_asks_for_itself_is_told_so_and_can_be_done_afterwards(
+    board: Blackboard,
+) -> None:
+    async def make() -> str:
+        inner = await board.once("sum", "x", lambda: "inner")
+        return f"outer and {inner.content}"
+
+    with anyio.fail_after(5):
+        with pytest.raises(InvalidError, match="would wait for itself"):
+            await board.once("sum", "x", make)
+        result = await board.once("sum", "x", lambda: "done")
+    assert result.content == "done"
+
+
+async def test_work_may_ask_for_other_work(board: Blackboard) -> None:
+    async def make() -> str:
+        inner = await board.once("sum", "y", lambda: "inner")
+        return f"outer and {inner.content}"
+
+    with anyio.fail_after(5):
+        result = await board.once("sum", "x", make)
+    assert result.content == "outer and inner"

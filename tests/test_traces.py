@@ -180,3 +180,22 @@ async def test_a_questions_way_over_processes_is_one_trace_at_a_collector(
         (link,) = span.links
         assert link.trace_id == traces[0]
         assert original[link.span_id][1].name in {"once_memory", "make"}
+
+
+async def test_every_way_to_read_has_a_span(board: Blackboard) -> None:
+    ref = await board.put("docs", "one")
+    await board.get(ref)
+    async with board.watch("docs", since="start") as memories:
+        assert (await anext(memories)).content == "one"
+    async with board.replay("docs") as memories:
+        assert [memory.content async for memory in memories] == ["one"]
+    async with board.view("docs") as view:
+        assert len(view) == 1
+    await board.wait("docs", timeout=5)
+
+    reads = {span.name: span for span in await _spans(board)}
+    assert {"get_memory", "watch_memory", "replay_memory", "view_memory", "wait_memory"} <= set(
+        reads
+    )
+    assert reads["watch_memory"].attributes["blackboard.topic"] == "docs"
+    assert all(span.error is None for span in reads.values())

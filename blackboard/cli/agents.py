@@ -7,7 +7,6 @@ from cyclopts import App
 
 from blackboard.cli.output import say, say_json, table
 from blackboard.cli.place import HERE, Place, opened
-from blackboard.cli.times import parse_point
 from blackboard.clock import now
 from blackboard.errors import InvalidError
 from blackboard.records import Card
@@ -20,6 +19,7 @@ from blackboard.runtime.control import (
     resume as resumed,
 )
 from blackboard.subjects import check_name, consumer_name
+from blackboard.times import parse_point
 
 agents = App(
     name="agents",

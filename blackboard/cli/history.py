@@ -10,7 +10,6 @@ from blackboard.batches import each_audit_batch, each_span_batch
 from blackboard.board import Blackboard
 from blackboard.cli.output import clean, fields, say, say_json, table, warn, when
 from blackboard.cli.place import HERE, Place, opened
-from blackboard.cli.times import parse_duration, parse_time
 from blackboard.clock import now
 from blackboard.codec import Json
 from blackboard.errors import InvalidError, NotFoundError
@@ -18,6 +17,7 @@ from blackboard.explain import Explanation, Origin, Use, explain as explained, t
 from blackboard.jetstream import Start
 from blackboard.records import AuditBatch, AuditEvent, SpanBatch, SpanRecord
 from blackboard.subjects import Pattern, Ref, check_name
+from blackboard.times import parse_duration, parse_time
 
 _TRACE = re.compile(r"[0-9a-f]{32}\Z")
 MAX_TRACES = 50

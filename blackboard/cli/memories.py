@@ -12,11 +12,11 @@ from cyclopts import Parameter
 
 from blackboard.cli.output import as_tree, line, say, say_json, show, warn
 from blackboard.cli.place import HERE, WRITE_HERE, Place, WritingPlace, opened
-from blackboard.cli.times import parse_duration, parse_point, parse_since, parse_time
 from blackboard.codec import Json
 from blackboard.errors import InvalidError
 from blackboard.messages import Memory
 from blackboard.subjects import Pattern, Ref, check_topic
+from blackboard.times import parse_duration, parse_point, parse_since, parse_time
 
 STDIN = "-"
 _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*(=.*)?\Z", re.DOTALL)

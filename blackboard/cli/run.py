@@ -1,12 +1,12 @@
 """`blackboard run`: an agent's file, as one process or several."""
 
+from datetime import datetime
 from pathlib import Path
 
 from blackboard.cli.output import say_json
 from blackboard.cli.place import HERE, Place
-from blackboard.cli.times import parse_time
 from blackboard.errors import InvalidError
-from blackboard.runtime.process import log_to_stderr
+from blackboard.runtime.process import log_to_stderr, parse_start
 from blackboard.runtime.replicas import run_file
 
 
@@ -38,9 +38,9 @@ async def run(
         raise InvalidError(f"--replicas {replicas} must be at least 1")
     if grace is not None and grace < 0:
         raise InvalidError(f"--grace {grace} must be 0 or more seconds")
-    begin = start
-    if start is not None and start not in ("now", "start"):
-        begin = parse_time(start, "--start").isoformat()
+    begin = parse_start(start)
+    if isinstance(begin, datetime):
+        begin = begin.isoformat()  # so long ago means the same to all replicas
     settings = place.settings()
     log_to_stderr()
     code = await run_file(file, replicas=replicas, start=begin, grace_s=grace, settings=settings)

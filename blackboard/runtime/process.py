@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 import anyio
 
 from blackboard.board import Blackboard
-from blackboard.errors import BlackboardError, SettingsError
+from blackboard.errors import BlackboardError, InvalidError, SettingsError
 from blackboard.jetstream.message import rfc3339
 from blackboard.runtime.declared import Declaration
 from blackboard.runtime.runner import GRACE_S, Runner, only, running
+from blackboard.times import parse_time
 from blackboard.watch import Since
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def parser(name: str) -> argparse.ArgumentParser:
     )
     arguments.add_argument(
         "--start",
-        metavar="now|start|TIME",
+        metavar="now|start|TIME|AGO",
         help="begin there anew, as a new run (default: go on; a new handler begins now)",
     )
     arguments.add_argument(
@@ -71,23 +72,18 @@ def parser(name: str) -> argparse.ArgumentParser:
     return arguments
 
 
-def parse_start(text: str | None) -> Since | str:
+def parse_start(text: str | None) -> datetime | str | None:
     """Read `--start`.
 
     Raises:
-        SettingsError: It is neither now, start, nor a time with time zone.
+        SettingsError: It is neither now, start, a time with time zone, nor how long ago.
     """
     if text is None or text in ("now", "start"):
         return text
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise SettingsError(
-            f"--start {text!r} must be now, start, or a time such as 2026-11-20T12:00:00Z"
-        )
-    return moment
+        return parse_time(text, "--start")
+    except InvalidError as error:
+        raise SettingsError(f"{error}; or now, or start") from error
 
 
 async def _serve(agent: Declaration, start: Since | str, options: argparse.Namespace) -> None:

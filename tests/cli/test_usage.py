@@ -12,8 +12,8 @@ import anyio.to_thread
 import pytest
 
 from blackboard.cli import COMMANDS, build, main
-from blackboard.cli.times import parse_duration, parse_since, parse_time
 from blackboard.errors import InvalidError
+from blackboard.times import parse_duration, parse_since, parse_time
 from tests.commands import (
     LIMIT_S,
     ROOT,
