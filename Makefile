@@ -2,7 +2,7 @@
 #
 #   make demo      the flock over shared memory, in four acts (ARGS="--act kill" for one of them)
 #   make test      the whole suite                            (ARGS="-k once" for a part)
-#   make faults    the tests that kill servers and wait for the others to notice
+#   make faults    seeded fault runs, and what waits for servers to notice (ARGS="-k seeded --seed 7")
 #   make check     ruff, pyright strict, import floors
 #   make bench     measurements against a raw client, minutes (ARGS="--rounds 5")
 #   make bench-full   the same with the sizes that take long (a million memories)

@@ -6,10 +6,13 @@ and a write met its own first try and was reported as a conflict.
 
 import os
 import signal
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import anyio
+import anyio.to_thread
+import msgspec
 import pytest
 
 from blackboard import Blackboard, Memory
@@ -17,11 +20,13 @@ from blackboard.errors import UnavailableError
 from blackboard.sender import TRY_S
 from blackboard.settings import Limits
 from blackboard.subjects import reference_filter
-from tests.clusters import Cluster
+from tests.clusters import Cluster, step_down
 from tests.servers import Server
 from tests.settling import everything
+from tests.waiting import wait_until
 
 STREAM = "MEM_main"
+CHANGES = 8
 
 
 @pytest.fixture
@@ -104,3 +109,46 @@ async def test_a_sequence_that_somebody_made_up_is_not_waited_for(board: Blackbo
 
     with anyio.fail_after(2):
         assert await board.log.reads.at_sequence((ref.written or 0) + 1000) is None
+
+
+async def test_a_watcher_leaves_a_server_that_does_not_get_on(board: Blackboard):
+    connection = board.log.connection
+    seen: list[str] = []
+
+    async def follow(memories: AsyncIterator[Memory]) -> None:
+        async for memory in memories:
+            seen.append(memory.content)  # noqa: PERF401 - as they come
+
+    async with board.watch("notes") as memories, anyio.create_task_group() as group:
+        group.start_soon(follow, memories)
+        await board.put("notes", "one")
+        await wait_until(lambda: seen == ["one"], "it follows")
+        # A paused consumer does what one on a stuck replica does: it beats, and delivers nothing.
+        names = msgspec.json.decode(await connection.api(f"CONSUMER.NAMES.{STREAM}"))["consumers"]
+        (own,) = [name for name in names if name.startswith("follow-")]
+        until = {"pause_until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+        await connection.api(f"CONSUMER.PAUSE.{STREAM}.{own}", until)
+
+        async def paused() -> bool:
+            info = msgspec.json.decode(await connection.api(f"CONSUMER.INFO.{STREAM}.{own}"))
+            return info.get("paused", False)
+
+        await wait_until(paused, "the consumer is paused")
+        await board.put("notes", "two")
+        await wait_until(lambda: seen == ["one", "two"], "it goes on elsewhere", timeout=30)
+        await board.put("notes", "three")
+        await wait_until(lambda: seen == ["one", "two", "three"], "it goes on", timeout=30)
+        group.cancel_scope.cancel()
+
+
+async def test_a_stream_can_be_asked_for_while_its_leader_changes(
+    cluster: Cluster, board: Blackboard
+):
+    connection = board.log.connection
+    for _ in range(CHANGES):
+        await anyio.to_thread.run_sync(cluster.leader, STREAM)
+        await step_down(connection, STREAM)
+        with anyio.fail_after(4):
+            info = await connection.stream(STREAM)
+
+        assert info is not None

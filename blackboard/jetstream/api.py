@@ -30,7 +30,7 @@ from blackboard.jetstream.stream import Stream, StreamInfo
 
 logger = logging.getLogger(__name__)
 
-FIRST_TRY_S = 1.0
+AGAIN_S = 1.0
 COLLECT_S = 5.0
 """How long the answers to one request may take together."""
 
@@ -76,6 +76,7 @@ class Api:
         headers: dict[str, str] | None = None,
         *,
         timeout_s: float | None = None,
+        again_s: float | None = None,
     ) -> Msg:
         """Send a request and wait for its one answer; see `Connection.request`."""
         raise AssertionError("a connection has its own")
@@ -90,7 +91,9 @@ class Api:
         """
         data = b"" if body is None else msgspec.json.encode(body)
         try:
-            answer = (await self._ask(verb, data)).data
+            # While a stream or a consumer changes its leader, what is asked stays without answer.
+            again_s = AGAIN_S if verb.split(".")[1:2] == ["INFO"] else None
+            answer = (await self.request(f"$JS.API.{verb}", data, again_s=again_s)).data
         except NoStreamError as error:
             # Nobody serves the API itself, so this says nothing about the stream.
             raise UnavailableError("the broker serves no JetStream (yet); try again") from error
@@ -98,19 +101,6 @@ class Api:
         if error is not None:
             raise from_api(error, verb)
         return answer
-
-    async def _ask(self, verb: str, data: bytes) -> Msg:
-        subject = f"$JS.API.{verb}"
-        if verb.split(".")[1:2] != ["INFO"]:
-            return await self.request(subject, data)
-        # While a stream or a consumer changes its leader, nobody answers, and what was asked then
-        # stays without an answer: on three servers that takes no longer than this, in good order.
-        try:
-            return await self.request(subject, data, timeout_s=FIRST_TRY_S)
-        except UnavailableError as error:
-            if isinstance(error, NoStreamError):
-                raise
-            return await self.request(subject, data)
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """Read the newest message whose subject the filter selects, or None.

@@ -133,14 +133,23 @@ class Connection(Api):
         headers: dict[str, str] | None = None,
         *,
         timeout_s: float | None = None,
+        again_s: float | None = None,
     ) -> Msg:
         """Send a request and wait for its one answer.
+
+        Args:
+            subject: Where somebody answers.
+            data: The body.
+            headers: Its headers.
+            timeout_s: How long to wait; None takes the connection's limit.
+            again_s: Ask again after each so many seconds, for what may be asked twice.
 
         Raises:
             NoStreamError: Nobody listens there.
             UnavailableError: No answer in time, or the connection is closed.
         """
-        return await self._requests.send(subject, data, headers, timeout_s or self._request_s)
+        limit_s = timeout_s or self._request_s
+        return await self._requests.send(subject, data, headers, limit_s, again_s)
 
     async def publish(self, message: Outgoing, *, expected: int | None = None) -> int:
         """Store one message and return its sequence; it is on disk when this returns.

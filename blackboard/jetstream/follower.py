@@ -2,7 +2,8 @@
 
 Each reader has a consumer of its own: in the broker's memory, unacknowledged, pushed to this
 process. Its messages are numbered, so a lost one shows at the next message or heartbeat; a broker
-that died shows as silence or a reconnect. In every case the consumer is made again behind the last
+that died shows as silence or a reconnect, one that does not get on by what the leader has. In every
+case the consumer is made again behind the last
 message that was handed on. History and live are one sequence, so there is no seam between them.
 """
 
@@ -58,6 +59,8 @@ class Follower:
         self._number = 0
         self._taken = 0
         self._least = 0
+        self._clustered = False
+        self._lagged_at: int | None = None
         self._broken = False
         self._forget = connection.on_reconnect(self._on_reconnect)
         self.pending = 0
@@ -98,6 +101,8 @@ class Follower:
             msg = self._arrived.popleft()
             if msg.headers and "Status" in msg.headers:
                 await self._on_status(msg)
+                if self._clustered and self._idle(msg):
+                    await self._notice_lag()
                 if self._idle(msg) and not (self._behind and await self._is_behind()):
                     self.pending = 0
                     return None
@@ -142,6 +147,22 @@ class Follower:
             and (start.time is None or last.stored >= start.time)
         )
         self._least = last.sequence if due and last is not None else 0
+
+    async def _notice_lag(self) -> None:
+        """Leave a server whose replica does not get on: its consumer beats, and has nothing new.
+
+        Seen on three servers after a one-way cut: one could not catch up for a minute. Two
+        heartbeats without a step, with something to come, are enough; the next consumer may lie on
+        another server.
+        """
+        position = self._position or 0
+        if not await self._is_behind():
+            self._lagged_at = None
+        elif self._lagged_at == position:
+            self._lagged_at = None
+            self._break("lag")
+        else:
+            self._lagged_at = position
 
     def _idle(self, msg: Msg) -> bool:
         headers = msg.headers or {}
@@ -237,6 +258,7 @@ class Follower:
         verb = f"CONSUMER.CREATE.{self._stream}.{self._consumer}.{self._subject}"
         answer = await self._connection.api(verb, {"stream_name": self._stream, "config": config})
         info = msgspec.json.decode(answer, type=ConsumerInfo)
+        self._clustered = info.clustered
         self.pending = info.num_pending
         if start.policy == "new" and self._position is None:
             # What is stored from here on must not be missed if the consumer is lost before it

@@ -45,9 +45,21 @@ class Requests:
                 future.set_exception(UnavailableError(LOST))
 
     async def send(
-        self, subject: str, data: bytes, headers: dict[str, str] | None, limit_s: float
+        self,
+        subject: str,
+        data: bytes,
+        headers: dict[str, str] | None,
+        limit_s: float,
+        again_s: float | None = None,
     ) -> Msg:
         """Send a request and wait for its one answer.
+
+        Args:
+            subject: Where somebody answers.
+            data: The body.
+            headers: Its headers.
+            limit_s: How long to wait.
+            again_s: Ask again after each so many seconds; the first answer counts.
 
         Raises:
             NoStreamError: Nobody listens there.
@@ -58,10 +70,11 @@ class Requests:
         future: asyncio.Future[Msg] = loop.create_future()
         self._open[number] = future
         timer = loop.call_later(limit_s, _expire, future, limit_s)
+        reply = f"{self._inbox}.{number}"
         try:
-            await self._client.publish(
-                subject, data, reply=f"{self._inbox}.{number}", headers=headers
-            )
+            await self._client.publish(subject, data, reply=reply, headers=headers)
+            while again_s is not None and not (await asyncio.wait([future], timeout=again_s))[0]:
+                await self._client.publish(subject, data, reply=reply, headers=headers)
             msg = await future
         except (nats.errors.Error, OSError) as error:
             raise broken(error, len(data)) from error

@@ -1,5 +1,7 @@
 """Seeded runs: real servers and workers, faults by a schedule, and the proof that all was right."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,17 +19,21 @@ LIMIT_S = 400
 def run(directory: Path, *arguments: object, limit_s: float = LIMIT_S) -> tuple[int, str]:
     """One run in a process of its own: its exit code, and all that it said."""
     command = [sys.executable, "-m", "tests.faults", "--directory", directory / "run", *arguments]
-    done = subprocess.run(
+    with subprocess.Popen(
         [str(word) for word in command],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=limit_s,
-        check=False,
-    )
-    print(done.stdout)  # noqa: T201 - seed and schedule
-    return done.returncode, done.stdout
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=limit_s)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # its servers and workers, too
+    print(said)  # noqa: T201 - seed and schedule
+    return process.returncode, said
 
 
 @pytest.mark.timeout(150)
