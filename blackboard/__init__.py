@@ -2,7 +2,8 @@
 
 from blackboard.agent import Agent
 from blackboard.board import Blackboard
+from blackboard.hits import Hit, Hits
 from blackboard.messages import Cost, Memory
 from blackboard.subjects import Ref
 
-__all__ = ["Agent", "Blackboard", "Cost", "Memory", "Ref"]
+__all__ = ["Agent", "Blackboard", "Cost", "Hit", "Hits", "Memory", "Ref"]

@@ -1,27 +1,51 @@
-"""What is asked of recall and what it answers: the wire structs of `svc.<board>.recall` and `.query`.
+"""What is asked of recall and what it answers: the wire structs of the service.
 
-An answer names memories and never shows them: whoever asked reads them from the board, under its own
-rights and at their newest revision, so that what was forgotten cannot come back by way of an index.
+An answer names memories and never shows them: whoever asked reads them from the board, under its
+own rights and at their newest revision, so that what was forgotten cannot come back by way of an
+index.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
-from blackboard.subjects import Ref
+from blackboard.errors import InvalidError
+from blackboard.messages import Memory
+from blackboard.paging import Cursor
+from blackboard.subjects import Pattern, Ref, check_name, check_token
 
 MAX_LIMIT = 1_000
 """Hits or rows in one answer."""
 MAX_TEXT = 16_384
 """Characters of a query; what the embedder sees of it is less."""
-Order = Literal["stored", "-stored", "happened", "-happened", "priority", "-priority", "agent", "-agent", "topic", "-topic"]
-"""What rows are ordered by; `-` is descending. Equal ones are ordered by their reference."""
+MAX_VALUES = 1_000
+"""Values of one field of a filter."""
+PATIENCE_S = 2.0
+"""How long an answer waits for the asker's own last write to be indexed."""
+Order = Literal[
+    "stored",
+    "-stored",
+    "happened",
+    "-happened",
+    "priority",
+    "-priority",
+    "agent",
+    "-agent",
+    "topic",
+    "-topic",
+]
+"""What rows are ordered by; `-` is descending. Equal ones are ordered by their reference.
+
+Memories without `happened` come last, whichever way.
+"""
 CountBy = Literal["agent", "topic", "session", "user", "kind", "access", "tag"]
 
 
-class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Filter(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """Which memories; every field that is given must hold, and of its values any.
 
     Attributes:
@@ -56,6 +80,69 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sources: tuple[Ref, ...] = ()
     before: int | None = None
 
+    def check(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            InvalidError: A value breaks a rule; the text names it.
+        """
+        if self.topic is not None:
+            Pattern.parse(self.topic)
+        for agent in self.agents:
+            check_name("agent", agent)
+        for label in self.access:
+            check_token("access", label)
+        for name, values in self.tags.items():
+            if not values:
+                raise InvalidError(f"tag {name!r} has no value to look for; leave it out")
+        named = (self.agents, self.access, self.sessions, self.users, self.kinds, self.sources)
+        if any(len(values) > MAX_VALUES for values in (*named, *self.tags.values())):
+            raise InvalidError(f"a field may have {MAX_VALUES} values; ask several times")
+        least = self.min_priority
+        if least is not None and not 0.0 <= least <= 1.0:
+            raise InvalidError(f"min_priority={least!r} must be from 0 to 1")
+        for name in ("since", "until", "happened_since", "happened_until"):
+            moment: datetime | None = getattr(self, name)
+            if moment is not None and moment.tzinfo is None:
+                raise InvalidError(f"{name}= needs a time zone; write datetime.now(UTC)")
+
+    def selects(self, memory: Memory) -> bool:
+        """Whether a memory as it was read is one of these; a tombstone is the caller's to see."""
+        return (
+            self._selects_names(memory)
+            and all(memory.tags.get(name) in values for name, values in self.tags.items())
+            and (self.min_priority is None or memory.priority >= self.min_priority)
+            and _within(memory.stored, self.since, self.until)
+            and _within(memory.happened, self.happened_since, self.happened_until)
+            and (self.before is None or memory.revision < self.before)
+            and (
+                not self.sources
+                or not {ref.unpinned for ref in self.sources}.isdisjoint(
+                    ref.unpinned for ref in memory.sources
+                )
+            )
+        )
+
+    def _selects_names(self, memory: Memory) -> bool:
+        return (
+            (self.topic is None or Pattern(self.topic).matches(memory.topic))
+            and _among(memory.agent, self.agents)
+            and _among(memory.access, self.access)
+            and _among(memory.session, self.sessions)
+            and _among(memory.user, self.users)
+            and _among(memory.kind, self.kinds)
+        )
+
+
+def _among(value: str | None, wanted: tuple[str, ...]) -> bool:
+    return not wanted or value in wanted
+
+
+def _within(moment: datetime | None, since: datetime | None, until: datetime | None) -> bool:
+    if moment is None:
+        return since is None and until is None
+    return (since is None or moment >= since) and (until is None or moment <= until)
+
 
 class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
     """One right to read: a label and a pattern of topics, of one data subject or of all."""
@@ -64,8 +151,18 @@ class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
     topic: str = ">"
     user: str | None = None
 
+    def covers(self, memory: Memory) -> bool:
+        """Whether this right extends to a memory as it was read."""
+        return (
+            self.access in ("*", memory.access)
+            and Pattern(self.topic).matches(memory.topic)
+            and self.user in (None, memory.user)
+        )
 
-class RecallRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+
+class RecallRequest(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """A search by meaning.
 
     Attributes:
@@ -74,7 +171,8 @@ class RecallRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         limit: Hits wanted.
         recency: Weight of being new against the match itself, 0 to 1.
         priority: Weight of the memory's priority, 0 to 1.
-        reached: The revision that the index must have taken in before it answers: the asker's last write.
+        reached: The revision that the index must have taken in before it answers: that of the
+            asker's last write.
         patience_s: How long to wait for that; then the answer says that it is stale.
     """
 
@@ -84,7 +182,27 @@ class RecallRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     recency: Annotated[float, Meta(ge=0, le=1)] = 0.0
     priority: Annotated[float, Meta(ge=0, le=1)] = 0.0
     reached: int = 0
-    patience_s: Annotated[float, Meta(ge=0, le=30)] = 2.0
+    patience_s: Annotated[float, Meta(ge=0, le=30)] = PATIENCE_S
+
+    def check(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            InvalidError: The text is empty or too long, or a value of the filter breaks a rule.
+        """
+        if not self.text.strip():
+            raise InvalidError("an empty text finds nothing; use query for what needs no text")
+        if len(self.text) > MAX_TEXT:
+            raise InvalidError(
+                f"a text of {len(self.text)} characters; ask with at most {MAX_TEXT}, "
+                "best with one question"
+            )
+        check_limit(self.limit, least=1)
+        for name in ("recency", "priority"):
+            weight: float = getattr(self, name)
+            if not 0.0 <= weight <= 1.0:
+                raise InvalidError(f"{name}={weight!r} must be from 0 to 1")
+        self.where.check()
 
 
 class Found(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -118,7 +236,9 @@ class RecallAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     state: State = State()
 
 
-class QueryRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class QueryRequest(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """A question about metadata.
 
     Attributes:
@@ -137,7 +257,25 @@ class QueryRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     cursor: str | None = None
     count_by: tuple[CountBy, ...] = ()
     reached: int = 0
-    patience_s: Annotated[float, Meta(ge=0, le=30)] = 2.0
+    patience_s: Annotated[float, Meta(ge=0, le=30)] = PATIENCE_S
+
+    def check(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            InvalidError: An unknown order or count, a foreign cursor, or a value breaks a rule.
+        """
+        if self.order_by not in get_args(Order):
+            known = ", ".join(get_args(Order))
+            raise InvalidError(f"order_by={self.order_by!r} is not one of {known}")
+        for name in self.count_by:
+            if name not in get_args(CountBy):
+                known = ", ".join(get_args(CountBy))
+                raise InvalidError(f"count_by={name!r} is not one of {known}")
+        check_limit(self.limit, least=0)
+        if self.cursor is not None:
+            Cursor.parse(self.cursor, self.order_by)
+        self.where.check()
 
 
 class QueryAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -150,3 +288,54 @@ class QueryAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     total: int | None = None
     """All that match; with counts only."""
     state: State = State()
+
+
+class ReindexRequest(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A wish for a new index beside the old one."""
+
+    embedder: str | None = None
+    """A model's name; None keeps the one it has."""
+
+
+class Building(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An index that is being built beside the one in service."""
+
+    embedder: str
+    indexed: int = 0
+    lag: int = 0
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the index of a board is.
+
+    Attributes:
+        engine: Which holds it.
+        embedder: It was built with.
+        dimensions: Of its vectors.
+        memories: It holds.
+        skipped: Memories that could not be indexed since the service began.
+        state: How far it is.
+        building: Its successor.
+        trouble: What is wrong now, and what to do; None when nothing is.
+    """
+
+    engine: str
+    embedder: str
+    dimensions: int = 0
+    memories: int = 0
+    skipped: int = 0
+    state: State = State()
+    building: Building | None = None
+    trouble: str | None = None
+
+
+def check_limit(limit: int, *, least: int) -> None:
+    """Refuse a limit that no answer can have.
+
+    Raises:
+        InvalidError: It is none from `least` to `MAX_LIMIT`.
+    """
+    if type(limit) is not int or not least <= limit <= MAX_LIMIT:
+        raise InvalidError(f"limit={limit!r} must be a whole number from {least} to {MAX_LIMIT}")

@@ -146,9 +146,7 @@ class Index(Protocol):
         """Make everything applied, and its position, durable."""
         ...
 
-    async def search(
-        self, vectors: Vectors, where: Where, limit: int
-    ) -> dict[str, list[Scored]]:
+    async def search(self, vectors: Vectors, where: Where, limit: int) -> dict[str, list[Scored]]:
         """The best candidates of each part (`bare`, `context`, `words`), best first.
 
         The predicate is applied inside the search, before the limit. Candidates that show the same
@@ -156,9 +154,7 @@ class Index(Protocol):
         """
         ...
 
-    async def select(
-        self, where: Where, order: Order, limit: int, after: Row | None
-    ) -> list[Row]:
+    async def select(self, where: Where, order: Order, limit: int, after: Row | None) -> list[Row]:
         """Rows in order, behind `after` if given; equal values are ordered by reference."""
         ...
 

@@ -1,0 +1,101 @@
+"""Rows in order, page after page: what they are ordered by, and where the next page begins.
+
+A page begins behind the last row of the page before, by value and reference, instead of so many
+rows further on; so what others write meanwhile neither repeats a row nor hides one.
+"""
+
+import base64
+import binascii
+import math
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from blackboard.codec import decoder_of, encode_record, read
+from blackboard.errors import InvalidError
+from blackboard.messages import Memory
+from blackboard.subjects import Ref
+
+Value = str | float | int | None
+"""What a row is ordered by; times are microseconds since the epoch."""
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """The last row of a page."""
+
+    order_by: str
+    value: Value
+    ref: Ref
+
+    def __str__(self) -> str:
+        return base64.urlsafe_b64encode(encode_record(self)).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str, order_by: str) -> "Cursor":
+        """Read a cursor.
+
+        Raises:
+            InvalidError: It is none, or belongs to rows in another order.
+        """
+        try:
+            body = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+            cursor = read(_read_cursor, body)
+        except (binascii.Error, ValueError, InvalidError) as error:
+            raise InvalidError("that is no cursor; take it from the rows before") from error
+        if cursor.order_by != order_by:
+            raise InvalidError(
+                f"the cursor belongs to rows ordered by {cursor.order_by!r}; keep order_by="
+            )
+        if isinstance(cursor.value, float) and not math.isfinite(cursor.value):
+            raise InvalidError("that is no cursor; take it from the rows before")
+        return cursor
+
+    def precedes(self, value: Value, ref: Ref) -> bool:
+        """Whether a row comes behind this one."""
+        if value == self.value:
+            return str(ref) > str(self.ref)
+        if value is None or self.value is None:
+            return value is None
+        if isinstance(value, str) or isinstance(self.value, str):
+            later = str(value) > str(self.value)
+        else:
+            later = value > self.value
+        return later != self.order_by.startswith("-")
+
+
+_read_cursor = decoder_of(Cursor)
+
+
+def order_value(memory: Memory, order_by: str) -> Value:
+    """What a memory is ordered by."""
+    match order_by.removeprefix("-"):
+        case "stored":
+            return microseconds(memory.stored)
+        case "happened":
+            return microseconds(memory.happened)
+        case "priority":
+            return memory.priority
+        case "agent":
+            return memory.agent
+        case _:
+            return memory.topic
+
+
+def in_order(memories: Iterable[Memory], order_by: str) -> list[Memory]:
+    """Memories as `order_by` says; equal ones by reference, those without a value last."""
+    rows = sorted(memories, key=lambda memory: str(memory.ref))
+    valued = [(order_value(memory, order_by), memory) for memory in rows]
+    there = [pair for pair in valued if pair[0] is not None]
+    there.sort(key=_first, reverse=order_by.startswith("-"))
+    return [memory for _, memory in there] + [memory for value, memory in valued if value is None]
+
+
+def _first(pair: tuple[Value, Memory]) -> tuple[float, str]:
+    value = pair[0]
+    return (0.0, value) if isinstance(value, str) else (value or 0.0, "")
+
+
+def microseconds(moment: datetime | None) -> int | None:
+    """A time as a number that sorts and compares exactly."""
+    return None if moment is None else round(moment.timestamp() * 1_000_000)
