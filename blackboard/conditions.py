@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from blackboard.clock import now
 from blackboard.errors import InvalidError
@@ -11,8 +11,9 @@ from blackboard.search import Filter
 from blackboard.subjects import Ref
 
 RefLike = Ref | Memory | str
-Names = str | Sequence[str] | None
+Names = str | list[str] | tuple[str, ...] | None
 """One, several of which any will do, or None for all."""
+Tags = Mapping[str, str | list[str] | tuple[str, ...]]
 Moment = datetime | timedelta | None
 """A time with time zone, or so long ago."""
 
@@ -43,7 +44,7 @@ class Conditions(TypedDict, total=False):
     session: Names
     user: Names
     kind: Names
-    tags: Mapping[str, str | Sequence[str]] | None
+    tags: Tags | None
     since: Moment
     until: Moment
     happened_since: Moment
@@ -112,21 +113,22 @@ def _sources(refs: Sequence[RefLike] | RefLike) -> tuple[Ref, ...]:
     return tuple(to_ref(ref).unpinned for ref in given)
 
 
-def _names(what: str, given: Names) -> tuple[str, ...]:
+def _names(what: str, given: object) -> tuple[str, ...]:
+    # Callers may be untyped.
     if given is None:
         return ()
-    if not isinstance(given, Sequence | set | frozenset) or not all(
-        isinstance(name, str)
-        for name in given  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-    ):
-        raise InvalidError(f"{what}={given!r} must be str, or several of them")
-    names = (given,) if isinstance(given, str) else tuple(given)
+    several = cast("Sequence[object]", given if isinstance(given, list | tuple) else (given,))
+    names = tuple(name for name in several if isinstance(name, str))
+    if len(names) < len(several):
+        raise InvalidError(f"{what}={given!r} must be str, or a list of them")
     if not names:
         raise InvalidError(f"{what}={given!r} selects nothing; leave it out for all")
     return names
 
 
-def _tags(given: Mapping[str, str | Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+def _tags(
+    given: Tags | None,
+) -> dict[str, tuple[str, ...]]:
     if given is not None and not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidError(f"tags={given!r} must be a mapping of names to values")
     return {name: _names(f"tag {name}", values) for name, values in (given or {}).items()}

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import anyio.to_thread
 import msgspec
@@ -20,6 +20,7 @@ import msgspec
 from blackboard.board import Blackboard
 from blackboard.clock import now
 from blackboard.errors import BlackboardError, NotFoundError
+from blackboard.health import Check, index_check
 from blackboard.jetstream import Connection, ConsumerInfo, StreamInfo, consumers
 from blackboard.layout import streams_of
 from blackboard.local import read_endpoint
@@ -50,23 +51,6 @@ COMPARED = (
     "allow_atomic",
     "deny_purge",
 )
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One finding.
-
-    Attributes:
-        name: What was looked at.
-        state: ok; warn: it works, but look at it; fail: it does not work or data is at risk;
-            unknown: it cannot be seen from here.
-        found: What was found.
-        do: What to do about it; empty when nothing.
-    """
-
-    name: str
-    state: Literal["ok", "warn", "fail", "unknown"]
-    found: str
-    do: str = ""
 
 
 class _Account(msgspec.Struct):
@@ -146,6 +130,7 @@ async def _looks(board: Blackboard) -> AsyncGenerator[Check]:
     for check in await _handlers(board):
         yield check
     yield await _letters(board)
+    yield await index_check(board)
 
 
 def _client() -> Check:

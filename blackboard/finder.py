@@ -17,6 +17,7 @@ from blackboard.errors import (
     BlackboardError,
     InvalidError,
     ModelBusyError,
+    ModelRefusedError,
     SettingsError,
     TerminalError,
     UnavailableError,
@@ -76,12 +77,12 @@ class Finder:
             again = msgspec.structs.replace(request, limit=asked)
             answer = await self._ask("recall", again, RecallAnswer, request.patience_s)
             state = answer.state
-            new = [hit for hit in answer.hits if hit.ref not in seen]
-            seen.update(hit.ref for hit in new)
+            new = [hit for hit in answer.hits if hit.ref.unpinned not in seen]
+            seen.update(hit.ref.unpinned for hit in new)
             memories = await self._read([hit.ref for hit in new])
             for hit, memory in zip(new, memories, strict=True):
                 if memory is not None and request.where.selects(memory):
-                    found[hit.ref] = _hit(hit, memory)
+                    found[hit.ref.unpinned] = _hit(hit, memory)
             enough = len(found) >= request.limit
             if enough or len(answer.hits) < asked or asked == MAX_LIMIT:
                 break
@@ -113,9 +114,10 @@ class Finder:
         """How the index is.
 
         Raises:
-            UnavailableError: No service answers.
+            UnavailableError: No service answers, or it has not begun to index this board.
+            SettingsError: What recall needs is not installed where its service runs.
         """
-        return await self._ask("status", None, Status, 0.0)
+        return await self._ask("status", None, Status, 0.0, patient=False)
 
     async def reindex(self, embedder: str | None) -> Status:
         """Have a new index built beside the old one; returns when that began.
@@ -217,10 +219,12 @@ def _error(code: int, text: str) -> BlackboardError:
     match code:
         case 400:
             return InvalidError(text)
-        case 409 | 501:
+        case 409:
             return SettingsError(text)
         case 429:
             return ModelBusyError(text)
+        case 502:
+            return ModelRefusedError(text)
         case 503:
             return UnavailableError(text)
         case _:

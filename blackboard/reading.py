@@ -249,7 +249,7 @@ class Reading:
                 reached=self.log.reached if fresh else 0,
                 patience_s=PATIENCE_S if fresh else 0.0,
             )
-            hits = await self._finder.recall(request)
+            hits = await self.finder.recall(request)
             self.telemetry.count(SEARCHES)
             span.set_attribute(RECORD_COUNT, len(hits))
             return hits
@@ -300,13 +300,14 @@ class Reading:
                 reached=self.log.reached if fresh else 0,
                 patience_s=PATIENCE_S if fresh else 0.0,
             )
-            rows = await self._finder.query(request, at)
+            rows = await self.finder.query(request, at)
             self.telemetry.count(SEARCHES)
             span.set_attribute(RECORD_COUNT, len(rows))
             return rows
 
     @property
-    def _finder(self) -> Finder:
+    def finder(self) -> Finder:
+        """What asks the index of this board; for its status, and to have it built anew."""
         return Finder(self.log, self._reader, self.journal)
 
     async def _filter(self, where: Conditions) -> Filter:

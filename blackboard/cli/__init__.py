@@ -63,6 +63,11 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "Check the broker, the board and who may do what.",
             "    blackboard doctor --board research",
         ),
+        "reindex": Entry(
+            "search:reindex",
+            "Build the index of a board anew beside the old one, and put it in its place.",
+            "    blackboard reindex --embedder text-embedding-3-small",
+        ),
         "apply": Entry(
             "apply:apply",
             "Bring a board to other limits, or give it replicas, without loss.",
@@ -88,6 +93,18 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "Follow the memories under a pattern, one line each.",
             "    blackboard watch 'reports.>' --since 1h\n"
             "    blackboard watch '>' --since start --limit 100 --json",
+        ),
+        "recall": Entry(
+            "search:recall",
+            "Find the memories that fit a text best, by meaning and by words.",
+            "    blackboard recall 'refund of customer 42' --topic 'cases.>' --since 24h\n"
+            "    blackboard recall 'who likes tea' --tag team=blue --context --budget 400",
+        ),
+        "query": Entry(
+            "search:query",
+            "Select memories by what they say of themselves, in order, page after page.",
+            "    blackboard query 'cases.>' --agent returns --order-by -priority --limit 20\n"
+            "    blackboard query --user customer-42 --limit 0 --count-by topic --count-by tag",
         ),
         "replay": Entry(
             "memories:replay",

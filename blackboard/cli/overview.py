@@ -10,11 +10,13 @@ from blackboard.board import Blackboard
 from blackboard.cli.batches import each_audit_batch, each_span_batch, last_batches
 from blackboard.cli.output import fields, say, say_json, size, table
 from blackboard.cli.place import HERE, Place, opened
+from blackboard.errors import SettingsError, UnavailableError
 from blackboard.explain import Spent
 from blackboard.jetstream import Start, consumers
 from blackboard.layout import streams_of
 from blackboard.messages import Memory
 from blackboard.records import AuditBatch, SpanBatch
+from blackboard.search import Status
 from blackboard.settings import Limits
 from blackboard.subjects import ONCE, Pattern, Ref, audit_stream, spans_stream
 
@@ -128,6 +130,8 @@ class Stats(msgspec.Struct):
     streams: list[StreamStats]
     consumers: list[Lag]
     lost: dict[str, int]
+    index: Status | None
+    """None when no service answers, or it has not begun to index this board."""
 
 
 async def stats(*, place: Place = HERE) -> None:
@@ -151,6 +155,7 @@ async def stats(*, place: Place = HERE) -> None:
             streams=await _streams(board),
             consumers=await lags(board),
             lost=await _lost(board),
+            index=await _index(board),
         )
     if place.as_json:
         say_json(counted)
@@ -195,6 +200,13 @@ async def _streams(board: Blackboard) -> list[StreamStats]:
     return rows
 
 
+async def _index(board: Blackboard) -> Status | None:
+    try:
+        return await board.finder.status()
+    except (UnavailableError, SettingsError):
+        return None
+
+
 async def _lost(board: Blackboard) -> dict[str, int]:
     """What processes could not write, as their newest batches say."""
     lost = {"audit_events": 0, "spans": 0}
@@ -212,6 +224,15 @@ async def _lost(board: Blackboard) -> dict[str, int]:
     return lost
 
 
+def _index_line(index: Status | None) -> str:
+    if index is None:
+        return "none; the first recall begins it"
+    how = "catching up" if index.state.catching_up else "current" if not index.state.lag else ""
+    lag = f"{index.state.lag} messages behind" if index.state.lag else ""
+    words = [f"{index.memories} memories", index.embedder, how, lag, index.trouble]
+    return ", ".join(word for word in words if word)
+
+
 def _print_stats(stats: Stats) -> None:
     fields(
         {
@@ -222,6 +243,7 @@ def _print_stats(stats: Stats) -> None:
             "  made": stats.once.made,
             "  saved": stats.once.saved,
             "lost": f"{stats.lost['audit_events']} audit events, {stats.lost['spans']} spans",
+            "index": _index_line(stats.index),
         }
     )
     say()

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from blackboard.errors import SettingsError, TerminalError
 from blackboard.recall.weights import FloatArray
 from blackboard.search import CountBy, Filter, Grant, Order
 from blackboard.subjects import Ref
@@ -117,6 +118,14 @@ class Signature(msgspec.Struct, frozen=True):
     """Version of how texts are made into vectors (`recall.text.RECIPE`)."""
     created: str = ""
     """Of the stream, so that a board that was deleted and made anew is noticed."""
+
+
+class MismatchError(SettingsError):
+    """What is there was built with another signature; build it anew, or open it with its own."""
+
+
+class BrokenIndexError(TerminalError):
+    """What is there cannot be read or written any more; build it anew."""
 
 
 class Index(Protocol):
