@@ -110,7 +110,7 @@ class Hits(list[Hit]):
         left = budget - tokens(HEAD)
         for number, hit in enumerate(self, 1):
             heading = f"[m{number}] {_heading(hit.memory)}"
-            left -= tokens(heading)
+            left -= tokens(heading) + 1
             body, used = _quoted(_text(hit.memory), left)
             if not body:
                 break
