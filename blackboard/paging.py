@@ -1,6 +1,6 @@
 """Rows in order, page after page: what they are ordered by, and where the next page begins.
 
-A page begins behind the last row of the page before, by value and reference, instead of so many
+A page begins behind the last row of the page before, by value and revision, instead of so many
 rows further on; so what others write meanwhile neither repeats a row nor hides one.
 """
 
@@ -26,6 +26,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
     order_by: str
     value: Value
+    revision: int
     ref: Ref
 
     def __str__(self) -> str:
@@ -51,13 +52,19 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
             raise InvalidError("that is no cursor; take it from the rows before")
         return cursor
 
-    def precedes(self, value: Value, ref: Ref) -> bool:
-        """Whether a row comes behind this one."""
+    @classmethod
+    def at(cls, memory: Memory, order_by: str) -> "Cursor":
+        """A page that ends with a memory."""
+        return cls(order_by, order_value(memory, order_by), memory.revision, memory.ref.unpinned)
+
+    def precedes(self, memory: Memory) -> bool:
+        """Whether a memory comes behind this row."""
+        value = order_value(memory, self.order_by)
         if value == self.value:
-            return str(ref) > str(self.ref)
-        if value is None or self.value is None:
+            later = memory.revision > self.revision
+        elif value is None or self.value is None:
             return value is None
-        if isinstance(value, str) or isinstance(self.value, str):
+        elif isinstance(value, str) or isinstance(self.value, str):
             later = str(value) > str(self.value)
         else:
             later = value > self.value
@@ -83,11 +90,13 @@ def order_value(memory: Memory, order_by: str) -> Value:
 
 
 def in_order(memories: Iterable[Memory], order_by: str) -> list[Memory]:
-    """Memories as `order_by` says; equal ones by reference, those without a value last."""
-    rows = sorted(memories, key=lambda memory: str(memory.ref))
+    """Memories as `order_by` says; equal ones by revision, those without a value last."""
+    descending = order_by.startswith("-")
+    rows = sorted(memories, key=lambda memory: memory.revision, reverse=descending)
     valued = [(order_value(memory, order_by), memory) for memory in rows]
     there = [pair for pair in valued if pair[0] is not None]
-    there.sort(key=_first, reverse=order_by.startswith("-"))
+    # A sort that is reversed keeps the order of equal ones, too.
+    there.sort(key=_first, reverse=descending)
     return [memory for _, memory in there] + [memory for value, memory in valued if value is None]
 
 

@@ -13,7 +13,7 @@ from blackboard.hits import Rows
 from blackboard.jetstream import Start
 from blackboard.log import Log
 from blackboard.messages import Memory
-from blackboard.paging import Cursor, in_order, order_value
+from blackboard.paging import Cursor, in_order
 from blackboard.reader import Reader
 from blackboard.search import CountBy, Filter, QueryRequest
 from blackboard.subjects import Pattern, Ref
@@ -57,7 +57,7 @@ async def scan(log: Log, reader: Reader, request: QueryRequest, at: datetime | N
     rows = in_order(matching, request.order_by)
     if request.cursor is not None:
         last = Cursor.parse(request.cursor, request.order_by)
-        rows = [row for row in rows if last.precedes(order_value(row, request.order_by), row.ref)]
+        rows = [row for row in rows if last.precedes(row)]
     page: list[Memory] = []
     place = 0
     while place < len(rows) and len(page) < request.limit:
@@ -68,10 +68,7 @@ async def scan(log: Log, reader: Reader, request: QueryRequest, at: datetime | N
             page.append(shown)
     cursor = None
     if page and place < len(rows):
-        last_row = rows[place - 1]
-        cursor = str(
-            Cursor(request.order_by, order_value(last_row, request.order_by), last_row.ref)
-        )
+        cursor = str(Cursor.at(rows[place - 1], request.order_by))
     return Rows(
         page,
         cursor=cursor,

@@ -36,7 +36,7 @@ Order = Literal[
     "topic",
     "-topic",
 ]
-"""What rows are ordered by; `-` is descending. Equal ones are ordered by their reference.
+"""What rows are ordered by; `-` is descending. Equal ones are ordered by their revision, likewise.
 
 Memories without `happened` come last, whichever way.
 """

@@ -85,7 +85,7 @@ class Desk:
         after: Row | None = None
         if request.cursor is not None:
             last = Cursor.parse(request.cursor, request.order_by)
-            after = Row(last.ref, 0, last.value)
+            after = Row(last.ref, last.revision, last.value)
         kept, stale = await self._reached(request.reached, request.patience_s)
         async with kept.used():
             where = Where(request.where, grants, now())
@@ -98,7 +98,8 @@ class Desk:
             state = kept.state(stale=stale)
         cursor = None
         if rows and len(rows) == request.limit:
-            cursor = str(Cursor(request.order_by, rows[-1].value, rows[-1].ref))
+            end = rows[-1]
+            cursor = str(Cursor(request.order_by, end.value, end.revision, end.ref))
         allowed = await self._allowed([row.ref for row in rows], grants)
         return QueryAnswer(
             rows=tuple(row.ref.pinned(row.revision) for row in rows if row.ref in allowed),

@@ -144,10 +144,15 @@ class Index(Protocol):
         ...
 
     async def apply(self, entries: Sequence[Entry], gone: Sequence[Ref], position: int) -> None:
-        """Take in the newest revisions and take out what is gone, in one step, and then `position`.
+        """Take in the newest revisions and take out what is gone, and then `position`.
 
-        Idempotent. An entry that is older than what is there changes nothing. What was applied is
-        searched from here on; it is on disk by the next `flush`.
+        Idempotent. An entry that is older than what is there changes nothing, and what is gone is
+        taken out only if its revision is `position` at most: it may have been written again since.
+        A reference is in one of the two. What was applied is searched from here on; it is on disk
+        by the next `flush`.
+
+        Raises:
+            InvalidError: A vector is none, or of other dimensions; nothing was applied.
         """
         ...
 
@@ -155,16 +160,38 @@ class Index(Protocol):
         """Make everything applied, and its position, durable."""
         ...
 
+    async def tidy(self, *, scrub: bool = False) -> bool:
+        """Do what keeps searches quick, if it is due; call it now and then, beside everything else.
+
+        Searches and writes go on meanwhile. Cancelling leaves the index as it was.
+
+        Args:
+            scrub: Also take off the disk what is left there of removed and replaced memories.
+
+        Returns:
+            Whether anything was done.
+        """
+        ...
+
     async def search(self, vectors: Vectors, where: Where, limit: int) -> dict[str, list[Scored]]:
         """The best candidates of each part (`bare`, `context`, `words`), best first.
 
         The predicate is applied inside the search, before the limit. Candidates that show the same
-        result count once towards the limit.
+        result count once towards the limit; parts may name one result by different memories, so
+        whoever fuses them goes by `shows` where it is set.
+
+        Raises:
+            InvalidError: The topic is no pattern, or a vector is none or of other dimensions.
         """
         ...
 
     async def select(self, where: Where, order: Order, limit: int, after: Row | None) -> list[Row]:
-        """Rows in order, behind `after` if given; equal values are ordered by reference."""
+        """Rows in order, behind `after` if given, which need not be there any more.
+
+        Equal values are ordered by revision, in the direction of the order; memories without a
+        value (`happened`) come last either way. What is not revised while a caller pages is
+        neither skipped nor repeated, whatever else is written.
+        """
         ...
 
     async def count(
@@ -181,10 +208,21 @@ class Index(Protocol):
         """The vectors of a memory; None when it is not there."""
         ...
 
+    async def get(self, ref: Ref) -> Entry | None:
+        """A memory as it is held, vectors included; None when it is not there.
+
+        Values of more than 256 characters are held, and come back, shortened to a digest.
+        """
+        ...
+
     async def expired(self, now: datetime, limit: int) -> list[Ref]:
         """Memories whose time is over and that are still held."""
         ...
 
     async def close(self) -> None:
         """Flush, and let go of files and connections."""
+        ...
+
+    async def destroy(self) -> None:
+        """Close, and remove the index with everything in it."""
         ...

@@ -29,8 +29,11 @@ logger = logging.getLogger(__name__)
 BATCH = 128
 """Messages taken in at once, when so many wait."""
 BUFFER = 512
-FLUSH_S = 1.0
-"""How much work a crash may make the next start repeat."""
+FLUSH_S = 15.0
+"""How much work a crash may make the next start repeat; a flush stops searches for a moment."""
+TIDY_S = 10.0
+SCRUB_S = 3600.0
+"""How long what was taken back may stay on the disk of the index."""
 SWEEP_S = 5.0
 SWEEP = 1_000
 RETRY_S = 0.5
@@ -114,6 +117,7 @@ class Indexer:
             group.start_soon(self._read, follower, send)
             group.start_soon(self._keep_flushed)
             group.start_soon(self._keep_swept)
+            group.start_soon(self._keep_tidy)
             while batch := await self._batch(receive):
                 await self._take(batch)
                 self._buffered -= len(batch)
@@ -235,6 +239,21 @@ class Indexer:
                 logger.debug("indexer.sweep", extra={"error": str(error)})
             except BlackboardError as error:
                 self._fail(error)
+
+    async def _keep_tidy(self) -> None:
+        """Let the engine do what keeps searches quick, beside everything else."""
+        scrubbed = anyio.current_time()
+        while True:
+            await anyio.sleep(TIDY_S)
+            scrub = anyio.current_time() - scrubbed > SCRUB_S
+            try:
+                await self.index.tidy(scrub=scrub)
+            except RetryableError as error:
+                logger.warning("board %s: %s", self._log.board, error)
+            except BlackboardError as error:
+                self._fail(error)
+            if scrub:
+                scrubbed = anyio.current_time()
 
     def _fail(self, error: BlackboardError) -> None:
         self._failure = error

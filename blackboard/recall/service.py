@@ -169,7 +169,7 @@ class Trade:
 def _load() -> None:
     """Load what indexing needs; only now, because it is much and may not be installed."""
     importlib.import_module("blackboard.recall.desk")
-    importlib.import_module("blackboard.recall.shelf")
+    importlib.import_module("blackboard.recall.edge")
 
 
 class Librarian:

@@ -15,9 +15,7 @@ from blackboard.recall.catalogue import (
     unwanted,
     write_catalogue,
 )
-from blackboard.recall.edge import EdgeIndex
 from blackboard.recall.index import Index
-from blackboard.recall.qdrant import QdrantIndex, remove_collection
 from blackboard.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -59,7 +57,11 @@ class Shelf:
         """
         url = self._settings.qdrant_url
         if url is None:
+            from blackboard.recall.edge import EdgeIndex  # noqa: PLC0415 - one of the two is needed
+
             return await EdgeIndex.open(self.directory / book.name, book.signature)
+        from blackboard.recall.qdrant import QdrantIndex  # noqa: PLC0415
+
         return await QdrantIndex.open(url, book.name, book.signature, key=self._settings.qdrant_key)
 
     async def remove(self, name: str) -> None:
@@ -69,6 +71,8 @@ class Shelf:
             if url is None:
                 await anyio.to_thread.run_sync(_remove, self.directory / name)
             else:
+                from blackboard.recall.qdrant import remove_collection  # noqa: PLC0415
+
                 await remove_collection(url, name, key=self._settings.qdrant_key)
         except (OSError, BlackboardError) as error:
             logger.warning("cannot remove the index %s: %s", name, error)
