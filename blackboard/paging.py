@@ -60,6 +60,31 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     def precedes(self, memory: Memory) -> bool:
         """Whether a memory comes behind this row."""
         value = order_value(memory, self.order_by)
+        if value != self.value and (value is None or self.value is None):
+            return value is None
+        there, here = (_sortable(value), memory.revision), (_sortable(self.value), self.revision)
+        return there < here if self.order_by.startswith("-") else there > here
+
+
+_read_cursor, body)
+        except (binascii.Error, ValueError, InvalidError) as error:
+            raise InvalidError("that is no cursor; take it from the rows before") from error
+        if cursor.order_by != order_by:
+            raise InvalidError(
+                f"the cursor belongs to rows ordered by {cursor.order_by!r}; keep order_by="
+            )
+        if isinstance(cursor.value, float) and not math.isfinite(cursor.value):
+            raise InvalidError("that is no cursor; take it from the rows before")
+        return cursor
+
+    @classmethod
+    def at(cls, memory: Memory, order_by: str) -> "Cursor":
+        """A page that ends with a memory."""
+        return cls(order_by, order_value(memory, order_by), memory.revision, memory.ref.unpinned)
+
+    def precedes(self, memory: Memory) -> bool:
+        """Whether a memory comes behind this row."""
+        value = order_value(memory, self.order_by)
         if value == self.value:
             later = memory.revision > self.revision
         elif value is None or self.value is None:
@@ -96,12 +121,11 @@ def in_order(memories: Iterable[Memory], order_by: str) -> list[Memory]:
     valued = [(order_value(memory, order_by), memory) for memory in rows]
     there = [pair for pair in valued if pair[0] is not None]
     # A sort that is reversed keeps the order of equal ones, too.
-    there.sort(key=_first, reverse=descending)
+    there.sort(key=lambda pair: _sortable(pair[0]), reverse=descending)
     return [memory for _, memory in there] + [memory for value, memory in valued if value is None]
 
 
-def _first(pair: tuple[Value, Memory]) -> tuple[float, str]:
-    value = pair[0]
+def _sortable(value: Value) -> tuple[float, str]:
     return (0.0, value) if isinstance(value, str) else (value or 0.0, "")
 
 

@@ -22,7 +22,7 @@ import msgspec
 
 from blackboard.recall import points, predicate
 from blackboard.recall.index import Entry, Row, Scored, Signature, Vectors, Where
-from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf
+from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf, Some
 from blackboard.search import CountBy, Order
 from blackboard.subjects import Ref
 

@@ -227,7 +227,7 @@ class EdgeIndex(Collection):
             return await anyio.to_thread.run_sync(
                 functools.partial(call, *args, **kwargs), limiter=self._limiter
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the engine raises nothing more special
             raise UnavailableError(
                 f"the index in {str(self._directory)!r} failed ({error}); try again, and if it stays "
                 "so run `blackboard reindex`"
