@@ -1,23 +1,54 @@
 """One ranking from the candidates of each part of a search.
 
-Scores of different parts are not comparable: a cosine lies within 1, BM25 is open above. So each
-part's scores are standardised over its own candidates before they are added.
+The scores of two parts cannot be added as they are: a cosine ends at 1, BM25 has no end. So each
+part's scores are measured from the lowest of its candidates, in units of their root mean square
+distance from it. Unlike a division by the standard deviation, this is monotone: what scores higher
+in a part is never ranked lower for it. Both parts then count alike.
+
+A memory is also lifted by the best match of its session, because what answers a question is often
+said beside what sounds like it. What that brings, and what brought nothing, is in perf/README.md.
 """
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+
+import msgspec
 
 from blackboard.recall.index import Scored
 from blackboard.search import Found
 from blackboard.subjects import Ref
 
-DEPTH = 200
-"""Candidates to ask each part for, whatever the limit of the answer."""
-WEIGHTS = {"words": 1.0, "context": 0.5, "bare": 0.3}
+DEPTH = 100
+"""Candidates to ask each part for. More changes nothing that can be measured (perf/README.md)."""
+WEIGHTS = {"words": 1.0, "bare": 1.0}
+"""Parts that count, and for how much."""
+LIFT = 0.3
+"""Share of the best match in its session that is added to a memory's own."""
 HALF_LIFE_DAYS = 7.0
-"""Age at which a memory has half of the bonus for being new."""
+"""Age at which half of the bonus for being new is left."""
+
+
+class _Result(msgspec.Struct):
+    """A memory, or all that show the same result: they make one hit."""
+
+    best: Scored
+    """The memory that stands for all: the one that matches best, of equal ones the newest."""
+    most: float
+    """Its share."""
+    shares: dict[str, float]
+    sessions: set[str]
+
+    def add(self, part: str, candidate: Scored, share: float) -> None:
+        self.shares[part] = max(share, self.shares.get(part, 0.0))
+        if candidate.session is not None:
+            self.sessions.add(candidate.session)
+        if _place(candidate, share) > _place(self.best, self.most):
+            self.best, self.most = candidate, share
+
+    @property
+    def match(self) -> float:
+        return math.fsum(self.shares.values())
 
 
 def rank(
@@ -31,62 +62,76 @@ def rank(
     """Rank candidates; the order in which they come does not matter.
 
     Args:
-        parts: Candidates of `bare`, `context` and `words`; a part may be empty or missing.
+        parts: Candidates by part; parts that have no weight are ignored, any may be empty.
         limit: Hits wanted.
         now: For the age of memories.
-        recency: Weight of being new, 0 to 1; at 1 a memory of now gains as much as the whole
-            spread of the candidates.
-        priority: Weight of the memory's priority, likewise.
+        recency: Weight of being new, 0 to 1: at 1, a memory of this moment gains as much as the
+            best match has, one of a week ago half of that.
+        priority: Weight of the memory's own priority, likewise.
 
     Returns:
-        Hits, best first, their scores from 0 to 1 (before the bonuses). Those that show the same
-        result are folded into the best of them. Equal ones are ordered newest first.
+        Hits, best first, pinned to the revision that was indexed; equal ones newest first. Memories
+        that show the same result are one hit. The best match has the score 1 before what recency
+        and priority add; `why` has the parts of a score, which add up to it.
     """
-    known: dict[Ref, Scored] = {}
-    why: dict[Ref, dict[str, float]] = {}
-    for name, candidates in parts.items():
-        for ref, share in _standard(candidates, WEIGHTS.get(name, 0.0)).items():
-            why.setdefault(ref, {})[name] = share
-        for each in candidates:
-            known[each.ref] = each
-    scores = _bounded({ref: math.fsum(shares.values()) for ref, shares in why.items()})
-    for ref, each in known.items():
+    results = _results(parts)
+    _lift(results)
+    top = max((each.match for each in results), default=0.0) or 1.0
+    found: dict[tuple[float, int, str], Found] = {}
+    for each in results:
+        why = {part: share / top for part, share in each.shares.items()}
         if recency:
-            why[ref]["recency"] = recency * _newness(each.stored, now)
+            why["recency"] = recency * _newness(each.best.stored, now)
         if priority:
-            why[ref]["priority"] = priority * each.priority
-        scores[ref] += why[ref].get("recency", 0.0) + why[ref].get("priority", 0.0)
-    order = sorted(known, key=lambda ref: (-scores[ref], -known[ref].revision, str(ref)))
-    found: list[Found] = []
-    shown: set[Ref] = set()
-    for ref in order:
-        result = known[ref].shows or ref
-        if result in shown:
-            continue
-        shown.add(result)
-        found.append(Found(ref.pinned(known[ref].revision), scores[ref], why[ref]))
-    return found[:limit]
+            why["priority"] = priority * each.best.priority
+        ref, score = each.best.ref.pinned(each.best.revision), math.fsum(why.values())
+        found[-score, -each.best.revision, str(ref)] = Found(ref, score, why)
+    return [found[place] for place in sorted(found)[:limit]]
 
 
-def _standard(candidates: Sequence[Scored], weight: float) -> dict[Ref, float]:
-    """Each score's distance from the lowest of the part, in standard deviations, weighted.
+def _results(parts: Mapping[str, Sequence[Scored]]) -> list[_Result]:
+    results: dict[Ref, _Result] = {}
+    for part in sorted(WEIGHTS.keys() & parts.keys()):
+        candidates = parts[part]
+        for each, share in zip(candidates, _shares(candidates), strict=True):
+            shown = (each.shows or each.ref).unpinned
+            result = results.setdefault(shown, _Result(each, -1.0, {}, set()))
+            result.add(part, each, WEIGHTS[part] * share)
+    return list(results.values())
 
-    What a part does not name lies at or below its lowest, so it has zero there.
+
+def _shares(candidates: Sequence[Scored]) -> list[float]:
+    """Distances of the scores from the lowest, of which the root mean square is 1.
+
+    What a part does not name has 0. It lies at the part's lowest or below; where the part had room
+    for more, it has nothing in common with the question, and 0 is the lowest.
     """
-    scores = {each.ref: each.score for each in candidates if math.isfinite(each.score)}
-    if len(scores) == 0:
-        return {}
-    lowest, spread = min(scores.values()), statistics.pstdev(scores.values())
-    if spread == 0.0:
-        return dict.fromkeys(scores, weight)
-    return {ref: weight * (score - lowest) / spread for ref, score in scores.items()}
+    scores = [each.score if math.isfinite(each.score) else -math.inf for each in candidates]
+    lowest = min((score for score in scores if score > -math.inf), default=0.0)
+    if len(scores) < DEPTH:
+        lowest = min(lowest, 0.0)
+    above = [max(score - lowest, 0.0) for score in scores]
+    unit = math.hypot(*above) / math.sqrt(len(above) or 1)
+    if unit > 0.0:
+        return [each / unit for each in above]
+    return [1.0 if score > -math.inf else 0.0 for score in scores]
 
 
-def _bounded(scores: dict[Ref, float]) -> dict[Ref, float]:
-    top = max(scores.values(), default=0.0)
-    return {ref: score / top if top > 0.0 else 0.0 for ref, score in scores.items()}
+def _lift(results: Iterable[_Result]) -> None:
+    """Add to each result a share of the best of its session; of its own where it has none."""
+    best: dict[str, float] = {}
+    for each in results:
+        for session in each.sessions:
+            best[session] = max(each.match, best.get(session, 0.0))
+    for each in results:
+        nearby = max((best[session] for session in each.sessions), default=each.match)
+        each.shares["session"] = LIFT * nearby
+
+
+def _place(candidate: Scored, share: float) -> tuple[float, int, str]:
+    return share, candidate.revision, str(candidate.ref)
 
 
 def _newness(stored: datetime, now: datetime) -> float:
-    age = max(0.0, (now - stored).total_seconds()) / 86_400
-    return 0.5 ** (age / HALF_LIFE_DAYS)
+    days = max(0.0, (now - stored).total_seconds()) / 86_400
+    return 0.5 ** (days / HALF_LIFE_DAYS)
