@@ -98,6 +98,7 @@ class Scored(msgspec.Struct, frozen=True):
     stored: datetime
     priority: float
     shows: Ref | None = None
+    session: str | None = None
 
 
 class Row(msgspec.Struct, frozen=True):
