@@ -66,36 +66,6 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
         return there < here if self.order_by.startswith("-") else there > here
 
 
-_read_cursor, body)
-        except (binascii.Error, ValueError, InvalidError) as error:
-            raise InvalidError("that is no cursor; take it from the rows before") from error
-        if cursor.order_by != order_by:
-            raise InvalidError(
-                f"the cursor belongs to rows ordered by {cursor.order_by!r}; keep order_by="
-            )
-        if isinstance(cursor.value, float) and not math.isfinite(cursor.value):
-            raise InvalidError("that is no cursor; take it from the rows before")
-        return cursor
-
-    @classmethod
-    def at(cls, memory: Memory, order_by: str) -> "Cursor":
-        """A page that ends with a memory."""
-        return cls(order_by, order_value(memory, order_by), memory.revision, memory.ref.unpinned)
-
-    def precedes(self, memory: Memory) -> bool:
-        """Whether a memory comes behind this row."""
-        value = order_value(memory, self.order_by)
-        if value == self.value:
-            later = memory.revision > self.revision
-        elif value is None or self.value is None:
-            return value is None
-        elif isinstance(value, str) or isinstance(self.value, str):
-            later = str(value) > str(self.value)
-        else:
-            later = value > self.value
-        return later != self.order_by.startswith("-")
-
-
 _read_cursor = decoder_of(Cursor)
 
 

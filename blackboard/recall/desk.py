@@ -118,12 +118,11 @@ class Desk:
         return await self.library.active(), not reached
 
     async def _vectors(self, kept: Kept, text: str) -> Vectors:
-        embedder = kept.ready()
+        embedder = await kept.ready()
         asked = question(text)
-        different = list(dict.fromkeys((asked.bare, asked.context)))
         with anyio.move_on_after(EMBED_S):
-            rows = await embedder.embed(different)
-            return Vectors(rows[0], rows[-1], asked.words)
+            row = (await embedder.embed([asked.bare]))[0]
+            return Vectors(row, row, asked.words)
         raise ModelBusyError(f"{embedder.name!r} took longer than {EMBED_S:g} s; try again")
 
     async def _allowed(self, refs: Sequence[Ref], grants: Grants) -> set[Ref]:

@@ -13,6 +13,7 @@ from blackboard.reader import Reader
 from blackboard.recall.embed import Embedder
 from blackboard.recall.index import Entry, Index, Vectors
 from blackboard.recall.text import HISTORY, Texts, plain, texts_of
+from blackboard.recall.weights import FloatArray
 from blackboard.subjects import ONCE, Ref
 
 logger = logging.getLogger(__name__)
@@ -153,9 +154,7 @@ class Entries:
 
     async def _embedded(self, texts: dict[Ref, Texts]) -> tuple[dict[Ref, Vectors], list[Ref]]:
         """Embed each different text once; also gives those that the embedder refuses."""
-        different = list(
-            dict.fromkeys(one for each in texts.values() for one in (each.bare, each.context))
-        )
+        different = list(dict.fromkeys(each.bare for each in texts.values()))
         places = {text: place for place, text in enumerate(different)}
         try:
             rows = await self._embedder.embed(different)
@@ -164,10 +163,7 @@ class Entries:
                 return await self._one_by_one(texts)
             await self._probe()
             return {}, list(texts)
-        return {
-            ref: Vectors(rows[places[each.bare]], rows[places[each.context]], each.words)
-            for ref, each in texts.items()
-        }, []
+        return {ref: _vectors(rows[places[each.bare]], each) for ref, each in texts.items()}, []
 
     async def _one_by_one(self, texts: dict[Ref, Texts]) -> tuple[dict[Ref, Vectors], list[Ref]]:
         await self._probe()
@@ -189,6 +185,10 @@ class Entries:
             await self._embedder.embed([PROBE])
         except ModelRefusedError as error:
             raise RetryableError(f"{error}; indexing waits until that is mended") from error
+
+
+def _vectors(row: FloatArray, texts: Texts) -> Vectors:
+    return Vectors(row, row, texts.words)
 
 
 def _shows(memory: Memory) -> Ref | None:

@@ -19,6 +19,8 @@ from blackboard.search import State
 
 logger = logging.getLogger(__name__)
 
+OPEN_S = 8.0
+"""How long a question waits for what is being opened."""
 RETRY_S = 1.0
 LONGEST_RETRY_S = 30.0
 
@@ -45,6 +47,7 @@ class Kept:
         self._indexer: Indexer | None = None
         self._begun = anyio.Event()
         self._trouble: str | None = None
+        self._mismatched = False
         self._users = 0
         self._idle = anyio.Event()
 
@@ -64,6 +67,7 @@ class Kept:
         name, dimensions = self.book.signature.embedder, self.book.signature.dimensions
         pause_s = RETRY_S
         while True:
+            self._mismatched = False
             try:
                 embedder = await embedders.get(name)
             except BlackboardError as error:
@@ -72,6 +76,7 @@ class Kept:
                 if embedder.dimensions == dimensions:
                     self._trouble = None
                     return embedder
+                self._mismatched = True
                 self._trouble = (
                     f"the index was built with {name!r} of {dimensions} dimensions, which now has "
                     f"{embedder.dimensions}; run: blackboard reindex --embedder {name}"
@@ -114,16 +119,19 @@ class Kept:
         """How far it is, as an answer says it."""
         return State(indexed=self.position, lag=self.lag, stale=stale, catching_up=not self.whole)
 
-    def ready(self) -> Embedder:
-        """Its embedder.
+    async def ready(self) -> Embedder:
+        """Its embedder, which is waited for while it is being opened.
 
         Raises:
             SettingsError: It cannot be used; the text says what to do.
             RetryableError: It is not there yet.
         """
+        if self.embedder is None and self._trouble is None:
+            with anyio.move_on_after(OPEN_S):
+                await self._begun.wait()
         if self.embedder is None:
-            if self._trouble is not None and "reindex" in self._trouble:
-                raise SettingsError(self._trouble)
+            if self._mismatched:
+                raise SettingsError(self._trouble or "")
             raise RetryableError(self._trouble or "the embedder is being opened; try again")
         return self.embedder
 

@@ -19,15 +19,13 @@ from blackboard.reader import Reader
 from blackboard.recall.catalogue import Book, Catalogue
 from blackboard.recall.embedders import MINILM, Embedders
 from blackboard.recall.index import BrokenIndexError, MismatchError, Signature, Where
-from blackboard.recall.kept import Kept
+from blackboard.recall.kept import OPEN_S, Kept
 from blackboard.recall.shelf import Shelf
 from blackboard.recall.text import RECIPE
 from blackboard.search import Building, Filter, Status
 
 logger = logging.getLogger(__name__)
 
-OPEN_S = 8.0
-"""How long a question waits for an index that is being opened."""
 CHECK_S = 2.0
 """How often it is looked whether an index is current, and its directory still there."""
 BUILDING_CHECK_S = 0.2
