@@ -17,8 +17,6 @@ import json
 import math
 import re
 import statistics
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -35,7 +33,7 @@ from blackboard.recall.index import Scored, Sparse
 from blackboard.recall.rank import DEPTH, rank
 from blackboard.recall.text import HISTORY, Texts, question, texts_of
 from blackboard.recall.weights import FloatArray
-from blackboard.subjects import Ref, derived_id
+from blackboard.subjects import derived_id
 
 KS = (5, 10, 25, 50)
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
@@ -88,12 +86,13 @@ def talks(path: Path) -> Iterator[Talk]:
         places: dict[str, int] = {}
         numbers = sorted(int(key[8:]) for key in talk if re.fullmatch(r"session_\d+", key))
         for number in numbers:
-            day = datetime.strptime(talk[f"session_{number}_date_time"], "%I:%M %p on %d %B, %Y")
+            said = f"{talk[f'session_{number}_date_time']} +0000"
+            day = datetime.strptime(said, "%I:%M %p on %d %B, %Y %z")
             start = len(memories)
             for turn in talk[f"session_{number}"]:
                 places[turn["dia_id"]] = len(memories)
                 previous.append(memories[start:][::-1][:HISTORY])
-                memories.append(_memory(turn, name, number, day.replace(tzinfo=UTC), len(memories)))
+                memories.append(_memory(turn, name, number, day, len(memories)))
         yield Talk(name, memories, previous, list(_questions(item["qa"], places)))
 
 
@@ -262,8 +261,9 @@ def report(rows: dict[str, Recall]) -> None:
 
 async def main(arguments: argparse.Namespace) -> None:
     boards = list(talks(arguments.data))
-    count = sum(len(talk.memories) for talk in boards)
-    print(f"{len(boards)} conversations, {count} turns, {sum(len(t.questions) for t in boards)} questions")
+    turns = sum(len(talk.memories) for talk in boards)
+    questions = sum(len(talk.questions) for talk in boards)
+    print(f"{len(boards)} conversations, {turns} turns, {questions} questions")
     model = await MiniLM.open()
     report(await measure(model, boards))
 
