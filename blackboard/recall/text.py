@@ -157,12 +157,12 @@ def _weighted(fields: Sequence[tuple[str, float]]) -> Sparse:
     )
 
 
-def _counts(text: str) -> dict[int, float]:
+def _counts(text: str) -> dict[int, int]:
     """How often each word occurs, by the hash of its stem; words that say nothing left out."""
     counter = _UNSPACED if _NO_SPACES.search(text) else _SPACED
     found = counter.embed_document(text)
     weights = zip(found.indices, found.values, strict=True)
-    return {word: round(weight / (2.0 - weight), 3) for word, weight in weights}
+    return {word: round(weight / (2.0 - weight)) for word, weight in weights}
 
 
 def _sorted(weights: dict[int, float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
