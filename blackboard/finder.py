@@ -49,6 +49,8 @@ ANSWER_S = 10.0
 START_S = 3.0
 """How long nobody may answer: a stack, or a board, that was just made has its service soon."""
 RETRY_S = 0.1
+ENDING = 410
+"""The code of an answer that says that the service ended with the request in hand."""
 ROUNDS = 4
 """How often more is asked for when hits fall away."""
 AT_ONCE = 32
@@ -190,16 +192,19 @@ class Finder:
         body = b"" if request is None else encode_record(request)
         began = anyio.current_time()
         while True:
+            late = not patient or anyio.current_time() - began > START_S
             try:
                 answer = await self._log.connection.request(
                     subject, body, timeout_s=ANSWER_S + patience_s
                 )
-                break
             except NoStreamError as error:
-                if not patient or anyio.current_time() - began > START_S:
+                if late:
                     raise UnavailableError(NOBODY.format(board=self._log.board)) from error
-                await anyio.sleep(RETRY_S)
-        refused = refusal(answer.headers, answer.data)
+            else:
+                refused = refusal(answer.headers, answer.data)
+                if late or refused is None or refused[0] != ENDING:
+                    break
+            await anyio.sleep(RETRY_S)
         if refused is not None:
             raise _error(*refused)
         return decode_record(answer.data, kind)
@@ -225,7 +230,7 @@ def _error(code: int, text: str) -> BlackboardError:
             return ModelBusyError(text)
         case 502:
             return ModelRefusedError(text)
-        case 503:
+        case 503 | 410:
             return UnavailableError(text)
         case _:
             return TerminalError(text)

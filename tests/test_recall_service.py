@@ -42,7 +42,9 @@ def stub() -> Iterator[EmbeddingStub]:
 
 
 @pytest.fixture
-def start(server: Server, tmp_path: Path, stub: EmbeddingStub) -> Iterator[Callable[..., RecallService]]:
+def start(
+    server: Server, tmp_path: Path, stub: EmbeddingStub
+) -> Iterator[Callable[..., RecallService]]:
     """Start a service; all of them are ended with the test."""
     started: list[RecallService] = []
 
@@ -91,7 +93,9 @@ async def test_memories_are_found_by_words_and_conditions(
         {"kind": "fact"},
     ):
         assert await contents(board, "parcel", **conditions) == ["green tea and a parcel"]
-    assert await contents(board, "parcel", tags={"team": ["red", "blue"]}) == ["the parcel was damaged"]
+    assert await contents(board, "parcel", tags={"team": ["red", "blue"]}) == [
+        "the parcel was damaged"
+    ]
     assert await contents(board, "parcel", until=timedelta(hours=1)) == []
     assert len(await contents(board, "parcel", before=first.written)) == 0
     assert await contents(board, "parcel", limit=1, priority=1.0) == ["a refund for the parcel"]
@@ -563,7 +567,8 @@ async def test_hostile_messages_are_passed_over(
         await js.publish(subject, body, headers=headers)
     await board.put("notes", "honest apples")
 
-    assert await contents(board, "apples") == ["honest apples"]
+    hits = await board.recall("apples", limit=1)
+    assert [hit.memory.content for hit in hits] == ["honest apples"]
     await current(board, board.log.reached)
 
 

@@ -25,6 +25,9 @@ MAX_IN_HAND = 64
 """Requests of one endpoint that are worked on at once; the rest waits in the client's buffer."""
 VERSION = "1.0.0"
 
+ENDING = (410, "the service is ending; ask again")
+"""What those are told whose request is in hand then; another one may serve already."""
+
 Answer = bytes | tuple[int, str]
 """A body; or a code (as HTTP has them) and a sentence."""
 Handler = Callable[[str, bytes], Awaitable[Answer]]
@@ -51,6 +54,10 @@ class _Endpoint:
         try:
             answer = await self._handler(request.subject, request.data)
             await self._respond(request, answer)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(1, shield=True):
+                await self._respond(request, ENDING)
+            raise
         finally:
             self.seconds += anyio.current_time() - began
             self._slots.release()
@@ -95,6 +102,7 @@ async def serve_requests(
     Raises:
         UnavailableError: The connection is closed.
     """
+    # Requests in hand are told before the connection may be closed.
     async with background() as group:
         endpoints = {name: _Endpoint(handler, group) for name, (_, handler) in handlers.items()}
 

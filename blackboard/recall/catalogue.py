@@ -6,7 +6,6 @@ new is one rename: whoever is killed in between finds the one or the other.
 
 import os
 import uuid
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -51,15 +50,27 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         active: In service; None on a board that has none yet.
         building: To follow it.
+        leaving: To be removed.
     """
 
     active: Book | None = None
     building: Book | None = None
+    leaving: tuple[Book, ...] = ()
 
     @property
     def names(self) -> set[str]:
         """Of the indexes that are still wanted."""
         return {book.name for book in (self.active, self.building) if book is not None}
+
+    def without(self, *books: Book | None) -> "Catalogue":
+        """The same with some books on their way out."""
+        gone = {book.name: book for book in (*self.leaving, *books) if book is not None}
+        active, building = self.active, self.building
+        return Catalogue(
+            active=None if active is None or active.name in gone else active,
+            building=None if building is None or building.name in gone else building,
+            leaving=tuple(gone.values()),
+        )
 
     def with_book(self, book: Book) -> "Catalogue":
         """The same with a newer version of one of its books."""
@@ -68,7 +79,7 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
             active = book
         if building is not None and building.name == book.name:
             building = book
-        return Catalogue(active=active, building=building)
+        return Catalogue(active=active, building=building, leaving=self.leaving)
 
 
 def read_catalogue(directory: Path) -> Catalogue:
@@ -102,8 +113,3 @@ def write_catalogue(directory: Path, catalogue: Catalogue) -> None:
 def catalogued(directory: Path) -> bool:
     """Whether the catalogue is still where it was put."""
     return (directory / FILE).exists()
-
-
-def unwanted(names: Iterable[str], catalogue: Catalogue) -> list[str]:
-    """Indexes that a killed service left behind."""
-    return sorted(set(names) - catalogue.names)

@@ -145,8 +145,12 @@ class Library:
             if building is None or building.book.signature.embedder != name:
                 book = await self._new_book(name)
                 if building is not None:
-                    await self._drop(building)
-                self._write(Catalogue(active=kept.book, building=book))
+                    self._building = None
+                    await building.close()
+                    self._write(self._catalogue.without(building.book))
+                leaving = self._catalogue.leaving
+                self._write(Catalogue(active=kept.book, building=book, leaving=leaving))
+                await self._clear()
                 await self._start(book)
         return await self.status()
 
@@ -190,11 +194,10 @@ class Library:
         elif active.signature.recipe != RECIPE and building is None:
             building = await self._new_book(active.signature.embedder)
         self._mismatch = self._mismatched(active)
-        catalogue = Catalogue(active=active, building=building)
-        if catalogue != there:
-            self._write(catalogue)
-        self._catalogue = catalogue
-        await self._shelf.tidy(catalogue)
+        catalogue = there.without(*_left_out(there, active, building))
+        self._write(Catalogue(active=active, building=building, leaving=catalogue.leaving))
+        await self._clear()
+        await self._shelf.tidy(self._catalogue)
 
     def _usable(self, book: Book | None, created: str) -> Book | None:
         if book is None:
@@ -238,9 +241,7 @@ class Library:
         except (BrokenIndexError, MismatchError) as error:
             # It is a projection: what cannot be read is built again.
             logger.warning("board %s: %s; it is built again", self.log.board, error)
-            await self._shelf.remove(book.name)
-            book = msgspec.structs.replace(book, whole=False)
-            self._write(self._catalogue.with_book(book))
+            book = self._replaced(book)
             index = await self._shelf.open(book)
             position = await index.position()
         if position == 0 and book.whole:
@@ -264,7 +265,7 @@ class Library:
             except (BrokenIndexError, MismatchError) as error:
                 logger.warning("board %s: %s; it is built again", self.log.board, error)
                 self._trouble = str(error)
-                await self._forget(kept)
+                self._replaced(kept.book)
             except (BlackboardError, OSError) as error:
                 logger.warning("board %s: %s", self.log.board, error)
                 self._trouble = str(error)
@@ -273,13 +274,27 @@ class Library:
                 logger.exception("board %s", self.log.board)
             self._again.set()
 
-    async def _forget(self, kept: Kept) -> None:
-        """Let an index be built again at the next look."""
-        catalogue = self._catalogue
-        if catalogue.active is not None and catalogue.active.name == kept.book.name:
-            self._write(Catalogue(building=catalogue.building))
+    def _replaced(self, book: Book) -> Book:
+        """Put a new and empty index in the place of one that is of no use any more."""
+        there = self._catalogue
+        new = Book.new(book.signature, now())
+        active, building = there.active, there.building
+        if active is not None and active.name == book.name:
+            active = new
         else:
-            self._write(Catalogue(active=catalogue.active))
+            building = new
+        leaving = there.without(book).leaving
+        self._write(Catalogue(active=active, building=building, leaving=leaving))
+        return new
+
+    async def _clear(self) -> None:
+        """Remove what is on its way out."""
+        left = [book for book in self._catalogue.leaving if not await self._shelf.remove(book)]
+        if len(left) < len(self._catalogue.leaving):
+            there = self._catalogue
+            self._write(
+                Catalogue(active=there.active, building=there.building, leaving=tuple(left))
+            )
 
     async def _watch(self) -> None:
         """Note what is current, and put the new index in the place of the old when it is ready."""
@@ -307,21 +322,28 @@ class Library:
 
     async def _switch(self, new: Kept) -> None:
         await new.flush()
-        self._write(Catalogue(active=new.book))
-        old, self._active, self._building = self._active, new, None
+        old, there = self._active, self._catalogue
+        leaving = there.without(there.active).leaving
+        self._write(Catalogue(active=new.book, leaving=leaving))
+        self._active, self._building = new, None
         self._mismatch = None
         logger.info(
             "board %s: the index of %s is in service", self.log.board, new.book.signature.embedder
         )
         if old is not None:
             await old.close()
-            await self._shelf.remove(old.book.name)
-
-    async def _drop(self, building: Kept) -> None:
-        self._building = None
-        await building.close()
-        await self._shelf.remove(building.book.name)
+        await self._clear()
 
     def _write(self, catalogue: Catalogue) -> None:
         self._shelf.write(catalogue)
         self._catalogue = catalogue
+
+
+def _left_out(there: Catalogue, *kept: Book | None) -> list[Book]:
+    """The books of a catalogue that are not kept."""
+    names = {book.name for book in kept if book is not None}
+    return [
+        book
+        for book in (there.active, there.building)
+        if book is not None and book.name not in names
+    ]

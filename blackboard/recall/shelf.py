@@ -12,7 +12,6 @@ from blackboard.recall.catalogue import (
     Catalogue,
     catalogued,
     read_catalogue,
-    unwanted,
     write_catalogue,
 )
 from blackboard.recall.index import Index
@@ -62,28 +61,30 @@ class Shelf:
             return await EdgeIndex.open(self.directory / book.name, book.signature)
         from blackboard.recall.qdrant import QdrantIndex  # noqa: PLC0415
 
-        return await QdrantIndex.open(url, book.name, book.signature, key=self._settings.qdrant_key)
+        return await QdrantIndex.open(
+            url, book.signature, collection=book.name, key=self._settings.qdrant_key
+        )
 
-    async def remove(self, name: str) -> None:
-        """Remove an index; what cannot be removed is logged, and tried again at the next start."""
-        url = self._settings.qdrant_url
+    async def remove(self, book: Book) -> bool:
+        """Remove an index; False, and logged, when that has to be tried again."""
         try:
-            if url is None:
-                await anyio.to_thread.run_sync(_remove, self.directory / name)
+            if self._settings.qdrant_url is None:
+                await anyio.to_thread.run_sync(_remove, self.directory / book.name)
             else:
-                from blackboard.recall.qdrant import remove_collection  # noqa: PLC0415
-
-                await remove_collection(url, name, key=self._settings.qdrant_key)
+                await (await self.open(book)).destroy()
         except (OSError, BlackboardError) as error:
-            logger.warning("cannot remove the index %s: %s", name, error)
+            logger.warning("cannot remove the index %s: %s", book.name, error)
+            return False
+        return True
 
     async def tidy(self, catalogue: Catalogue) -> None:
-        """Remove what a killed service left behind; of a server's collections only those known."""
+        """Remove directories that the catalogue does not know: it was lost, or damaged."""
         if not self.directory.is_dir():
             return
-        names = [path.name for path in self.directory.iterdir() if path.is_dir()]
-        for name in unwanted(names, catalogue):
-            await self.remove(name)
+        known = catalogue.names | {book.name for book in catalogue.leaving}
+        for path in list(self.directory.iterdir()):
+            if path.is_dir() and path.name not in known:
+                await anyio.to_thread.run_sync(_remove, path)
 
 
 def _remove(directory: Path) -> None:
