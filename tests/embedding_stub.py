@@ -1,7 +1,7 @@
 """A stand-in for an OpenAI-compatible `/v1/embeddings`, which a test can slow down or break.
 
-Its vectors are hashed words, so texts that share words are near each other. What they are depends on
-the model's name, and how long they are as well: `bow-64` has 64 numbers.
+Its vectors are hashed words, so texts that share words are near each other. Their length is in the
+model's name: `bow-64` gives 64 numbers.
 """
 
 import json
@@ -36,11 +36,14 @@ class EmbeddingStub:
         self.requests = 0
         self.waiting = threading.Event()
         self._change = threading.Condition()
+        self._released = 0
 
     def release(self) -> None:
         """Let go what is held."""
         with self._change:
             self.held = None
+            self._released += 1
+            self.waiting.clear()
             self._change.notify_all()
 
     def answer(self, body: dict[str, Any]) -> tuple[int, Any]:
@@ -48,9 +51,10 @@ class EmbeddingStub:
         texts: list[str] = body["input"]
         self.requests += 1
         with self._change:
-            while self.held is not None and any(self.held in text for text in texts):
+            held, before = self.held, self._released
+            if held is not None and any(held in text for text in texts):
                 self.waiting.set()
-                self._change.wait()
+                self._change.wait_for(lambda: self._released > before)
         if self.status != 200:
             return self.status, {"error": {"message": "the stub is broken", "type": "stub"}}
         if self.refused is not None and any(self.refused in text for text in texts):

@@ -77,6 +77,10 @@ class RecallService:
         """It has not ended."""
         return self._process.poll() is None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()

@@ -17,13 +17,13 @@ from blackboard import Blackboard
 from blackboard.background import background
 from blackboard.errors import (
     BlackboardError,
-    InvalidError,
     ModelBusyError,
     ModelRefusedError,
+    RetryableError,
     SettingsError,
     UnavailableError,
 )
-from blackboard.jetstream import Connection, refusal
+from blackboard.jetstream import Connection, Outgoing, refusal
 from blackboard.recall.catalogue import read_catalogue, write_catalogue
 from blackboard.recall.service import serve
 from blackboard.search import Grant
@@ -49,8 +49,7 @@ def start(
     started: list[RecallService] = []
 
     def begin(name: str = "index", **options: Any) -> RecallService:
-        given = {"stub": stub, **options}
-        service = RecallService(server.url, tmp_path / name, **given)
+        service = RecallService(server.url, tmp_path / name, stub, **options)
         started.append(service)
         return service
 
@@ -210,59 +209,52 @@ async def test_it_is_a_micro_service_that_answers_to_inboxes_only(
     assert await board.session.connection.last(board.log.stream, forged) is None
 
 
-@pytest.mark.parametrize(
-    ("verb", "body"),
-    [
-        ("recall", b""),
-        ("recall", b"{}"),
-        ("recall", b"not json"),
-        ("recall", b"[1,2]"),
-        ("recall", b"\xff\xfe"),
-        ("recall", b'{"text":""}'),
-        ("recall", b'{"text":7}'),
-        ("recall", b'{"text":"x","colour":"red"}'),
-        ("recall", b'{"text":"x","where":{"colour":"red"}}'),
-        ("recall", b'{"text":"x","where":{"topic":"a.>.b"}}'),
-        ("recall", b'{"text":"x","where":{"tags":{"a":[]}}}'),
-        ("recall", b'{"text":"x","where":{"since":"2026-01-01T00:00:00"}}'),
-        ("recall", b'{"text":"x","limit":1000000}'),
-        ("recall", b'{"text":"x","limit":-1}'),
-        ("recall", b'{"text":"x","patience_s":1e9}'),
-        ("recall", b'{"text":"x","reached":-5}'),
-        ("recall", b'{"text":"x","recency":NaN}'),
-        ("recall", json.dumps({"text": "x" * 100_000}).encode()),
-        ("recall", b"[" * 100_000),
-        ("query", b'{"order_by":"colour"}'),
-        ("query", b'{"count_by":["colour"]}'),
-        ("query", b'{"cursor":"nonsense"}'),
-        ("query", b'{"where":{"min_priority":7}}'),
-        ("reindex", b'{"embedder":7}'),
-        ("reindex", b'{"wish":"x"}'),
-    ],
-)
-async def test_bad_input_is_refused_and_the_service_goes_on(
-    board: Blackboard, service_of_all: RecallService, verb: str, body: bytes
-) -> None:
-    subject = f"svc.main.{verb}.alice"
-    with anyio.fail_after(15):
-        while True:
-            try:
-                answer = await board.session.connection.request(subject, body)
-                break
-            except UnavailableError:
-                await anyio.sleep(0.05)
+BAD: list[tuple[str, bytes]] = [
+    ("recall", b""),
+    ("recall", b"{}"),
+    ("recall", b"not json"),
+    ("recall", b"[1,2]"),
+    ("recall", b"\xff\xfe"),
+    ("recall", b'{"text":""}'),
+    ("recall", b'{"text":7}'),
+    ("recall", b'{"text":"x","colour":"red"}'),
+    ("recall", b'{"text":"x","where":{"colour":"red"}}'),
+    ("recall", b'{"text":"x","where":{"topic":"a.>.b"}}'),
+    ("recall", b'{"text":"x","where":{"tags":{"a":[]}}}'),
+    ("recall", b'{"text":"x","where":{"since":"2026-01-01T00:00:00"}}'),
+    ("recall", b'{"text":"x","limit":1000000}'),
+    ("recall", b'{"text":"x","limit":-1}'),
+    ("recall", b'{"text":"x","patience_s":1e9}'),
+    ("recall", b'{"text":"x","reached":-5}'),
+    ("recall", b'{"text":"x","recency":NaN}'),
+    ("recall", json.dumps({"text": "x" * 100_000}).encode()),
+    ("recall", b"[" * 100_000),
+    ("query", b'{"order_by":"colour"}'),
+    ("query", b'{"count_by":["colour"]}'),
+    ("query", b'{"cursor":"nonsense"}'),
+    ("query", b'{"where":{"min_priority":7}}'),
+    ("reindex", b'{"embedder":7}'),
+    ("reindex", b'{"wish":"x"}'),
+]
 
-    refused = refusal(answer.headers, answer.data)
-    assert refused is not None
-    assert refused[0] == 400, refused
+
+async def test_bad_input_is_refused_and_the_service_goes_on(
+    board: Blackboard, start: Callable[..., RecallService]
+) -> None:
+    service = start()
+    await current(board)
+    for verb, body in BAD:
+        answer = await board.session.connection.request(f"svc.main.{verb}.alice", body)
+        refused = refusal(answer.headers, answer.data)
+        assert refused is not None, body[:80]
+        assert refused[0] == 400, (body[:80], refused)
+    for agent in ("Alice", "a--b", "x" * 65):
+        answer = await board.session.connection.request(f"svc.main.recall.{agent}", b'{"text":"x"}')
+        assert (refusal(answer.headers, answer.data) or (0, ""))[0] == 400, agent
+
     await board.put("notes", "still here")
     assert await contents(board, "still here") == ["still here"]
-    assert service_of_all.running
-
-
-@pytest.fixture
-def service_of_all(start: Callable[..., RecallService]) -> RecallService:
-    return start()
+    assert service.running
 
 
 @asynccontextmanager
@@ -293,9 +285,7 @@ async def test_what_may_not_be_shown_is_not_found_while_the_index_lags(
         await board.retire(retired)
         await board.reclassify(moved, "pii")
         await board.revise(retagged, "apples three", tags={"team": "red"})
-        with anyio.fail_after(20):
-            while datetime.now(UTC) < expiring:
-                await anyio.sleep(0.1)
+        await wait_until(lambda: datetime.now(UTC) > expiring, "one expired", timeout=20)
 
         hits = await board.recall("apples", access="shared", limit=2, fresh=False)
         blue = await board.recall("apples", tags={"team": "blue"}, fresh=False)
@@ -546,7 +536,7 @@ async def test_hostile_messages_are_passed_over(
     board: Blackboard, start: Callable[..., RecallService]
 ) -> None:
     start()
-    js = board.connection.jetstream()
+    publish = board.session.connection.publish
     for subject, headers, body in (
         ("mem.main.shared.alice.notes.key1", {"Bb-Agent": "mallory"}, b'{"content":"apples"}'),
         ("mem.main.shared.alice.notes.key2", {"Bb-Agent": "alice"}, b"no json"),
@@ -564,7 +554,7 @@ async def test_hostile_messages_are_passed_over(
             b'{"content_of":"*/once.x/none@7"}',
         ),
     ):
-        await js.publish(subject, body, headers=headers)
+        await publish(Outgoing(subject, body, headers))
     await board.put("notes", "honest apples")
 
     hits = await board.recall("apples", limit=1)
@@ -612,10 +602,9 @@ async def test_a_change_of_embedder_survives_kills_with_the_old_one_in_service(
     await wait_until(stub.waiting.is_set, "the new index is being built")
     service.kill()
     stub.release()
-    stub.waiting.clear()
     stub.held = "apples 199"
     service = start(model=None)
-    await wait_until(stub.waiting.is_set, "it goes on with the new index")
+    await wait_until(stub.waiting.is_set, "it goes on with the new index", timeout=20)
 
     late = await board.put("notes", "late pears")
     hits = await board.recall("pears", limit=1)
@@ -624,7 +613,9 @@ async def test_a_change_of_embedder_survives_kills_with_the_old_one_in_service(
     await wait_until(lambda: has(board, "bow-32"), "the new index is in service", timeout=20)
 
     assert [hit.memory.ref for hit in hits] == [late]
-    assert (status.embedder, status.building and status.building.embedder) == (MODEL, "bow-32")
+    assert status.embedder == MODEL
+    assert status.building is not None
+    assert status.building.embedder == "bow-32"
     assert await contents(board, "pears", limit=1) == ["late pears"]
     assert (await current(board)).memories == 201
     await wait_until(lambda: len(service.indexes()) == 1, "the old index is gone")
@@ -638,15 +629,17 @@ async def test_a_lazy_service_begins_with_the_first_question(
 ) -> None:
     service = start(lazy=True)
     await board.put("notes", "apples")
-    with pytest.raises(UnavailableError, match="first recall"):
-        with anyio.fail_after(10):
-            while True:
-                try:
-                    await board.finder.status()
-                except UnavailableError as error:
-                    if "first recall" in str(error):
-                        raise
-                await anyio.sleep(0.05)
+
+    async def answers() -> str:
+        try:
+            return str(await board.finder.status())
+        except UnavailableError as error:
+            return str(error)
+
+    async def waits_for_the_first() -> bool:
+        return "first recall" in await answers()
+
+    await wait_until(waits_for_the_first, "it listens")
     assert not (service.data / "recall").exists()
 
     assert await contents(board, "apples") == ["apples"]
@@ -676,12 +669,12 @@ async def test_a_stopped_service_is_an_error_within_its_time(
 ) -> None:
     service = start()
     await current(board)
-    os.kill(service._process.pid, signal.SIGSTOP)
+    service.signal(signal.SIGSTOP)
     try:
         with anyio.fail_after(20), pytest.raises(UnavailableError):
             await board.recall("apples")
     finally:
-        os.kill(service._process.pid, signal.SIGCONT)
+        service.signal(signal.SIGCONT)
     await board.put("notes", "apples")
     assert await contents(board, "apples") == ["apples"]
 
@@ -715,8 +708,7 @@ async def test_it_outlasts_a_broker_that_is_away(
                 await board.put("notes", "apples two")
                 found = set(await contents(board, "apples"))
                 break
-            except BlackboardError as error:
-                assert not isinstance(error, InvalidError)
+            except RetryableError:
                 await anyio.sleep(0.2)
 
     assert found >= {"apples one", "apples two"}
