@@ -45,10 +45,10 @@ MOMENTS = [NOW + timedelta(microseconds=7, hours=hours) for hours in (-48, -24, 
 
 def vectors(chance: random.Random) -> Vectors:
     """Unit vectors, and a few of twenty words."""
-    dense = [np.array([chance.gauss(0, 1) for _ in range(DIMENSIONS)]) for _ in range(2)]
-    bare, context = ((one / np.linalg.norm(one)).astype(np.float32) for one in dense)
+    dense = np.array([chance.gauss(0, 1) for _ in range(DIMENSIONS)])
+    bare = (dense / np.linalg.norm(dense)).astype(np.float32)
     words = tuple(sorted(chance.sample(range(20), chance.randint(1, 4))))
-    return Vectors(bare, context, Sparse(words, tuple(chance.uniform(0.5, 2) for _ in words)))
+    return Vectors(bare, Sparse(words, tuple(chance.uniform(0.5, 2) for _ in words)))
 
 
 def entry(revision: int, chance: random.Random | None = None, **fields: Any) -> Entry:

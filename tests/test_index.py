@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from qdrant_client import AsyncQdrantClient
 
-from blackboard.errors import InvalidError, SettingsError
+from blackboard.errors import InvalidError
 from blackboard.recall.edge import EdgeIndex
-from blackboard.recall.index import Entry, Index, Row, Scored, Sparse, Vectors, Where
+from blackboard.recall.index import Entry, Index, MismatchError, Row, Scored, Sparse, Vectors, Where
 from blackboard.recall.qdrant import QdrantIndex
 from blackboard.search import CountBy, Filter, Grant, Order
 from blackboard.subjects import Ref
@@ -44,8 +44,8 @@ async def open_index(engine: str, place: Path) -> Index:
         return await EdgeIndex.open(place, SIGNATURE)
     if engine == "server":
         assert URL
-        return await QdrantIndex.open(URL, SIGNATURE, collection=place.name)
-    return await QdrantIndex.over(AsyncQdrantClient(":memory:"), SIGNATURE, collection=place.name)
+        return await QdrantIndex.open(URL, place.name, SIGNATURE)
+    return await QdrantIndex.over(AsyncQdrantClient(":memory:"), place.name, SIGNATURE)
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -253,7 +253,6 @@ def assert_same(found: Entry | None, expected: Entry) -> None:
         want, have = getattr(expected, field), getattr(found, field)
         if field == "vectors":
             np.testing.assert_allclose(have.bare, want.bare, atol=1e-6)
-            np.testing.assert_allclose(have.context, want.context, atol=1e-6)
             assert have.words.indices == want.words.indices
             assert have.words.values == pytest.approx(want.words.values, abs=1e-6)
         elif len(str(want)) < 200 and field != "text":
@@ -279,8 +278,8 @@ async def test_a_thousand_light_memories_of_one_result_are_one_hit(index: Index)
     found = await index.search(same, EVERYTHING, 10)
     seen = await index.search(same, Where(Filter(), (Grant("shared"),), NOW), 10)
 
-    assert [keys(hits).count(str(result)) for hits in found.values()] == [1, 1, 1]
-    assert len(found["bare"]) == len(found["context"]) == 10
+    assert [keys(hits).count(str(result)) for hits in found.values()] == [1, 1]
+    assert len(found["bare"]) == 10
     assert found["bare"][0].shows == result
     shared = {one.ref for one in [*light, *others] if one.access == "shared"}
     assert {hit.ref for hits in seen.values() for hit in hits} <= shared
@@ -298,7 +297,6 @@ async def test_the_rights_are_applied_before_the_limit(index: Index) -> None:
     assert {hit.ref for hit in found["bare"]} == {one.ref for one in open_}
     assert await index.search(same, Where(Filter(), (), NOW), 5) == {
         "bare": [],
-        "context": [],
         "words": [],
     }
     assert await index.count(Where(Filter(), (), NOW), ["agent"]) == (0, {"agent": {}})
@@ -367,11 +365,11 @@ async def test_the_newest_of_a_session_keeps_label_and_data_subject_apart(index:
 async def test_vectors_that_would_be_stored_and_never_found_are_refused(index: Index) -> None:
     good = made.vectors(random.Random(1))
     bad = [
-        Vectors(np.full(made.DIMENSIONS, np.nan, dtype=np.float32), good.context, good.words),
-        Vectors(good.bare, np.ones(3, dtype=np.float32), good.words),
-        Vectors(good.bare, good.context, Sparse((1, 2), (1.0,))),
-        Vectors(good.bare, good.context, Sparse((1,), (float("inf"),))),
-        Vectors(good.bare, good.context, Sparse((-1,), (1.0,))),
+        Vectors(np.full(made.DIMENSIONS, np.nan, dtype=np.float32), good.words),
+        Vectors(np.ones(3, dtype=np.float32), good.words),
+        Vectors(good.bare, Sparse((1, 2), (1.0,))),
+        Vectors(good.bare, Sparse((1,), (float("inf"),))),
+        Vectors(good.bare, Sparse((-1,), (1.0,))),
     ]
     for vectors in bad:
         with pytest.raises(InvalidError):
@@ -388,9 +386,9 @@ async def test_a_search_without_words_has_the_other_parts(index: Index) -> None:
     await index.apply([entry(1, expires=None)], [], 1)
     asked = made.vectors(random.Random(1))
 
-    found = await index.search(Vectors(asked.bare, asked.context, Sparse()), EVERYTHING, 5)
+    found = await index.search(Vectors(asked.bare, Sparse()), EVERYTHING, 5)
 
-    assert (len(found["bare"]), len(found["context"]), len(found["words"])) == (1, 1, 0)
+    assert (len(found["bare"]), len(found["words"])) == (1, 0)
 
 
 async def test_a_pattern_that_is_none_is_refused(index: Index) -> None:
@@ -440,11 +438,11 @@ async def test_another_signature_names_the_command(engine: str, tmp_path: Path) 
     async with AsyncExitStack() as stack:
         if engine == "edge":
             await (await EdgeIndex.open(tmp_path / "i", SIGNATURE)).close()
-            with pytest.raises(SettingsError, match="blackboard reindex"):
+            with pytest.raises(MismatchError, match="blackboard reindex"):
                 await EdgeIndex.open(tmp_path / "i", other)
         else:
             client = AsyncQdrantClient(":memory:")
             stack.push_async_callback(client.close)
-            await QdrantIndex.over(client, SIGNATURE, collection="i")
-            with pytest.raises(SettingsError, match="blackboard reindex"):
-                await QdrantIndex.over(client, other, collection="i")
+            await QdrantIndex.over(client, "i", SIGNATURE)
+            with pytest.raises(MismatchError, match="blackboard reindex"):
+                await QdrantIndex.over(client, "i", other)

@@ -1,6 +1,6 @@
-"""What both engines have in common: folding, ordering, paging and counting, over a few plain calls.
+"""What both engines have in common: folding, ordering, paging, counting, over a few plain calls.
 
-An engine brings the calls (find, scroll, facet, ...); what their answers mean is decided here, once.
+An engine brings the calls (find, scroll, facet, ...); what answers mean is decided here, once.
 
 Order. Engines order by numbers only, and leave open how equal ones are ordered. Here equal ones are
 ordered by revision, that is in the order in which they were written; a descending order is the
@@ -8,8 +8,8 @@ exact reverse; memories without a value come last either way. A page is three bo
 what is left of the value at which the last page ended, what comes behind that value, and the last
 value again if the limit cut through it. Nothing is remembered between pages: a cursor is a row.
 
-Folding. Candidates that show the same result are one. When there are too few left after folding, the
-search is repeated without what was folded, for twice as many, so that a thousand light memories
+Folding. Candidates that show the same result are one. When there are too few left after folding,
+the search is repeated without what was folded, for twice as many, so that a thousand light memories
 of one result cost a few calls and hide nobody.
 """
 
@@ -22,11 +22,11 @@ import msgspec
 
 from blackboard.recall import points, predicate
 from blackboard.recall.index import Entry, Row, Scored, Signature, Vectors, Where
-from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf, Some
+from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf
 from blackboard.search import CountBy, Order
 from blackboard.subjects import Ref
 
-PARTS = ("bare", "context", "words")
+PARTS = (points.BARE, points.WORDS)
 SLACK = 16
 """Candidates asked for beyond the limit, so that a few that fold need no second search."""
 MAX_FETCH = 8192
@@ -189,7 +189,7 @@ class Collection(ABC):
     # Steps.
 
     async def _newer(self, entries: Sequence[Entry]) -> tuple[dict[str, Entry], int]:
-        """By point, the entries that are not older than what is there; and how many are replaced."""
+        """By point, the entries that are not older than what is there; how many are replaced."""
         latest: dict[str, Entry] = {}
         for entry in entries:
             points.check(entry.vectors, self._signature)
@@ -254,7 +254,7 @@ class Collection(ABC):
     async def _by_text(
         self, condition: All, field: str, limit: int, after: Row | None, *, descending: bool
     ) -> list[Row]:
-        """Values are few and known with their numbers, so whole values are taken until it is enough."""
+        """Values are known with their numbers, so whole ones are taken until it is enough."""
         rows: list[Row] = []
         last = None if after is None else str(after.value)
         if last is not None:

@@ -25,11 +25,9 @@ class Sparse(msgspec.Struct, frozen=True):
 
 
 class Vectors(msgspec.Struct, frozen=True):
-    """A text in all the ways in which it is searched; `context` is the text with what surrounds it."""
+    """A text in both ways in which it is searched."""
 
     bare: FloatArray
-    """(d,) float32 of unit length."""
-    context: FloatArray
     """(d,) float32 of unit length."""
     words: Sparse
 
@@ -51,8 +49,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         happened: The agent's.
         expires: When it ends.
         sources: Unpinned.
-        shows: The result of `once` whose content it shows, unpinned; a result shows itself. Hits that
-            show the same fold into one.
+        shows: The result of `once` whose content it shows, unpinned; a result shows itself. Hits
+            that show the same fold into one.
         text: Kept for summaries only.
         vectors: For the search.
     """
@@ -122,15 +120,28 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class MismatchError(SettingsError):
-    """What is there was built with another signature; build it anew, or open it with its own."""
+    """What is there was built with another signature; build it anew, or open it with its own.
+
+    Args:
+        message: What differs, and what to do next.
+        found: What it was built with.
+    """
+
+    def __init__(self, message: str, found: Signature) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class BrokenIndexError(TerminalError):
-    """What is there cannot be read or written any more; build it anew."""
+    """What is there cannot be read or written any more; build it anew, nothing is lost."""
 
 
 class Index(Protocol):
-    """An index of one board. Methods raise `UnavailableError` when the engine does not answer."""
+    """An index of one board.
+
+    Methods raise `UnavailableError` when the engine does not answer, and nothing is lost by calling
+    again; `BrokenIndexError` when it never will.
+    """
 
     @property
     def signature(self) -> Signature:
@@ -158,13 +169,17 @@ class Index(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Make everything applied, and its position, durable."""
+        """Make everything applied, and its position, durable.
+
+        May take a second and hold up whatever else this process does: not for every `apply`.
+        """
         ...
 
     async def tidy(self, *, scrub: bool = False) -> bool:
-        """Do what keeps searches quick, if it is due; call it now and then, beside everything else.
+        """Do what keeps searches quick, if it is due; call it behind flushes, in a task of its own.
 
-        Searches and writes go on meanwhile. Cancelling leaves the index as it was.
+        Searches and writes go on meanwhile, and are held up at the end for about a second. It
+        costs nothing when nothing is due. Cancelling leaves the index as it was.
 
         Args:
             scrub: Also take off the disk what is left there of removed and replaced memories.
@@ -175,7 +190,7 @@ class Index(Protocol):
         ...
 
     async def search(self, vectors: Vectors, where: Where, limit: int) -> dict[str, list[Scored]]:
-        """The best candidates of each part (`bare`, `context`, `words`), best first.
+        """The best candidates of each part (`bare`, `words`), best first.
 
         The predicate is applied inside the search, before the limit. Candidates that show the same
         result count once towards the limit; parts may name one result by different memories, so

@@ -1,26 +1,26 @@
 """Memories as points of an engine: ids, fields, and back.
 
-Times are whole microseconds, which a float still holds exactly in the year 2255. Everything that is
-searched by is a field of its own; the reference, from which the rest of an answer is made, is one too.
+Times are whole microseconds, which a float still holds exactly in the year 2255. Everything that
+is searched by is a field of its own; the reference, which is the answer, is one too.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from blackboard.errors import InvalidError
-from blackboard.recall.index import Entry, Scored, Signature, Vectors
+from blackboard.recall.index import Entry, MismatchError, Scored, Signature, Vectors
 from blackboard.recall.predicate import kept, microseconds, places, tag, untag
 from blackboard.recall.weights import FloatArray
 from blackboard.subjects import BB_NAMESPACE, Ref
 
-type_of_field = Literal["keyword", "integer", "float"]
+Kind = Literal["keyword", "integer", "float"]
 Payload = dict[str, Any]
 
-FIELDS: Final[dict[str, type_of_field]] = {
+FIELDS: Final[dict[str, Kind]] = {
     "access": "keyword",
     "agent": "keyword",
     "session": "keyword",
@@ -39,9 +39,9 @@ FIELDS: Final[dict[str, type_of_field]] = {
     "priority": "float",
 }
 """What is indexed, and how."""
-SCORED = ["ref", "revision", "stored", "priority", "shows"]
+SCORED = ["ref", "revision", "stored", "priority", "shows", "session"]
 """Fields that a candidate is made of."""
-DENSE = ("bare", "context")
+BARE = "bare"
 WORDS = "words"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -90,7 +90,7 @@ def payload(entry: Entry) -> Payload:
 
 
 def entry(fields: Mapping[str, Any], vectors: Vectors) -> Entry:
-    """The memory that `payload` was made of; values longer than `MAX_VALUE` come back as digests."""
+    """The memory that `payload` was made of; values above `MAX_VALUE` come back as digests."""
     happened, expires, shows = fields.get("happened"), fields.get("expires"), fields.get("shows")
     return Entry(
         ref=Ref.parse(fields["ref"]),
@@ -122,6 +122,7 @@ def scored(fields: Mapping[str, Any], score: float) -> Scored:
         stored=moment(fields["stored"]),
         priority=float(fields["priority"]),
         shows=None if shows is None else Ref.parse(shows),
+        session=fields.get("session"),
     )
 
 
@@ -131,8 +132,7 @@ def check(vectors: Vectors, signature: Signature) -> None:
     Raises:
         InvalidError: Wrong dimensions, a number that is none, or words without as many weights.
     """
-    for name, vector in (("bare", vectors.bare), ("context", vectors.context)):
-        _check_dense(name, vector, signature)
+    _check_dense(vectors.bare, signature)
     words = vectors.words
     if len(words.indices) != len(words.values) or len(set(words.indices)) != len(words.indices):
         raise InvalidError(
@@ -145,33 +145,35 @@ def check(vectors: Vectors, signature: Signature) -> None:
         raise InvalidError("the index of a word does not fit into 32 bits")
 
 
-def _check_dense(name: str, vector: FloatArray, signature: Signature) -> None:
+def _check_dense(vector: FloatArray, signature: Signature) -> None:
     if vector.shape != (signature.dimensions,):
         raise InvalidError(
-            f"a {name} vector of shape {vector.shape} for an index of {signature.dimensions} "
+            f"a vector of shape {vector.shape} for an index of {signature.dimensions} "
             f"dimensions ({signature.embedder!r}); to change the embedder run "
             "`blackboard reindex --embedder …`"
         )
     if not np.isfinite(vector).all():
         raise InvalidError(
-            f"a {name} vector with NaN or infinity; check what the embedder "
+            f"a vector with NaN or infinity; check what the embedder "
             f"({signature.embedder!r}) answers"
         )
 
 
-def mismatch(found: Signature, wanted: Signature) -> str | None:
-    """Say why an index that was built with one signature cannot serve another; None if it can."""
+def check_signature(found: Signature, wanted: Signature, where: str) -> None:
+    """Refuse an index that was built with something else.
+
+    Raises:
+        MismatchError: It was; the text names the command to run.
+    """
     names = ("board", "embedder", "dimensions", "recipe", "created")
     different = [
         f"{name} {getattr(found, name)!r} instead of {getattr(wanted, name)!r}"
         for name in names
         if getattr(found, name) != getattr(wanted, name)
     ]
-    if not different:
-        return None
-    return f"the index was built with {', '.join(different)}; run `blackboard reindex`"
-
-
-def refs(records: Sequence[Mapping[str, Any]]) -> list[Ref]:
-    """The references of points."""
-    return [Ref.parse(fields["ref"]) for fields in records]
+    if different:
+        raise MismatchError(
+            f"the index in {where!r} was built with {', '.join(different)}; "
+            "run `blackboard reindex`",
+            found,
+        )

@@ -2,8 +2,8 @@
 
 What `apply` has written is in the server's log when it returns, the position last, as a point among
 the others: one log, one order, so the position cannot be ahead. That point ends in 1970, which keeps
-it out of every search. Removed memories leave the server's disk when its own optimizer and log get to
-it; `tidy` can do nothing about that.
+it out of every search. Removed memories leave the server's disk when its own optimizer and log get
+to it; `tidy` can do nothing about that.
 """
 
 import re
@@ -63,9 +63,9 @@ class QdrantIndex(Collection):
     async def open(
         cls,
         url: str,
+        collection: str,
         signature: Signature,
         *,
-        collection: str,
         key: str | None = None,
         grpc_port: int = 6334,
         timeout_s: int = 10,
@@ -90,7 +90,7 @@ class QdrantIndex(Collection):
             )
         try:
             await _check_version(client, url)
-            return await cls.over(client, signature, collection=collection)
+            return await cls.over(client, collection, signature)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await client.close()
@@ -98,7 +98,7 @@ class QdrantIndex(Collection):
 
     @classmethod
     async def over(
-        cls, client: AsyncQdrantClient, signature: Signature, *, collection: str
+        cls, client: AsyncQdrantClient, collection: str, signature: Signature
     ) -> "QdrantIndex":
         """The same over a client that is connected, which the index closes with itself."""
         index = cls(client, collection, signature)
@@ -109,9 +109,7 @@ class QdrantIndex(Collection):
             await index._finish()
             return index
         built = msgspec.convert(found["signature"], Signature)
-        different = points.mismatch(built, signature)
-        if different is not None:
-            raise SettingsError(f"{different} (collection {collection!r})")
+        points.check_signature(built, signature, collection)
         return index
 
     async def position(self) -> int:
@@ -167,7 +165,7 @@ class QdrantIndex(Collection):
         await self._ask(
             self._client.create_collection(
                 self._name,
-                vectors_config=dict.fromkeys(points.DENSE, dense),
+                vectors_config={points.BARE: dense},
                 sparse_vectors_config={points.WORDS: words},
                 optimizers_config=models.OptimizersConfigDiff(deleted_threshold=0.05),
             )
@@ -303,9 +301,9 @@ class QdrantIndex(Collection):
             return None
         held: Any = records[0].vector
         words = held[points.WORDS]
-        bare, context = (np.asarray(held[name], dtype=np.float32) for name in points.DENSE)
+        bare = np.asarray(held[points.BARE], dtype=np.float32)
         sparse = Sparse(tuple(words.indices), tuple(words.values))
-        return records[0].payload or {}, Vectors(bare, context, sparse)
+        return records[0].payload or {}, Vectors(bare, sparse)
 
 
 _NONE = Point({})
@@ -339,14 +337,13 @@ def _query(part: str, vectors: Vectors) -> Any:
     if part == points.WORDS:
         words = vectors.words
         return models.SparseVector(indices=list(words.indices), values=list(words.values))
-    return (vectors.bare if part == "bare" else vectors.context).tolist()
+    return vectors.bare.tolist()
 
 
 def _point(place: str, entry: Entry) -> models.PointStruct:
     words = entry.vectors.words
     vectors: Any = {
-        "bare": entry.vectors.bare.tolist(),
-        "context": entry.vectors.context.tolist(),
+        points.BARE: entry.vectors.bare.tolist(),
         points.WORDS: models.SparseVector(indices=list(words.indices), values=list(words.values)),
     }
     return models.PointStruct(id=place, vector=vectors, payload=points.payload(entry))
