@@ -31,7 +31,7 @@ from blackboard.messages import Memory
 from blackboard.recall.embed import MiniLM
 from blackboard.recall.index import Scored, Sparse
 from blackboard.recall.rank import DEPTH, rank
-from blackboard.recall.text import HISTORY, Texts, question, texts_of
+from blackboard.recall.text import HISTORY, Texts, leaning, question, texts_of
 from blackboard.recall.weights import FloatArray
 from blackboard.subjects import derived_id
 
@@ -123,16 +123,18 @@ def alone(memory: Memory) -> Memory:
     return msgspec.structs.replace(memory, agent="", happened=None, stored=None)
 
 
-async def searched(
-    model: MiniLM, talk: Talk, *, who_when: bool, history: bool, dense: bool = True
-) -> Searched:
+async def searched(model: MiniLM, talk: Talk, *, who_when: bool, history: bool) -> Searched:
     texts: list[Texts] = []
     for memory, previous in zip(talk.memories, talk.previous, strict=True):
         made = texts_of(memory if who_when else alone(memory), previous if history else ())
         assert made is not None  # noqa: S101 - no turn is a tombstone
         texts.append(made)
-    vectors = await model.embed([each.bare for each in texts] if dense else [])
-    return Searched(talk.memories, [each.words for each in texts], vectors)
+    names = sorted({each.author for each in texts if each.author})
+    rows = await model.embed([*names, *(each.bare for each in texts)])
+    authors: dict[str, FloatArray] = dict(zip(names, rows, strict=False))
+    bare = rows[len(names) :]
+    dense = [leaning(row, authors.get(each.author)) for row, each in zip(bare, texts, strict=True)]
+    return Searched(talk.memories, [each.words for each in texts], np.stack(dense))
 
 
 def exact(index: Searched, asked: Sequence[Texts], vectors: FloatArray) -> list[Parts]:
@@ -150,10 +152,12 @@ def exact(index: Searched, asked: Sequence[Texts], vectors: FloatArray) -> list[
         for word, weight in zip(texts.words.indices, texts.words.values, strict=True):
             for place, value in holding.get(word, ()):
                 scores[place] += weight * value
-        parts = {"words": _best(index.memories, scores, above=0.0)}
-        if len(index.dense):
-            parts["bare"] = _best(index.memories, index.dense @ vectors[number])
-        answers.append(parts)
+        answers.append(
+            {
+                "words": _best(index.memories, scores, above=0.0),
+                "bare": _best(index.memories, index.dense @ vectors[number]),
+            }
+        )
     return answers
 
 
@@ -215,7 +219,7 @@ ROWS: list[tuple[str, dict[str, bool], Callable[[Parts], Parts]]] = [
     ("words: + agent, date", {"who_when": True, "history": False}, words_without_session),
     ("words: + 2 memories before", {"who_when": True, "history": True}, words_without_session),
     ("dense: text", {"who_when": False, "history": True}, dense_without_session),
-    ("dense: + agent, date", {"who_when": True, "history": True}, dense_without_session),
+    ("dense: + agent", {"who_when": True, "history": True}, dense_without_session),
     ("recipe without agent, date", {"who_when": False, "history": True}, as_it_is),
     ("recipe without memories before", {"who_when": True, "history": False}, as_it_is),
     ("recipe without dense", {"who_when": True, "history": True}, only("words")),

@@ -3,11 +3,21 @@ import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from blackboard.messages import Blob, Memory
-from blackboard.recall.text import HISTORY, MAX_CHARS, Texts, plain, question, texts_of
+from blackboard.recall.text import (
+    HISTORY,
+    LEAN,
+    MAX_CHARS,
+    Texts,
+    leaning,
+    plain,
+    question,
+    texts_of,
+)
 from blackboard.subjects import Ref
 
 MONDAY = datetime(2023, 5, 8, 13, tzinfo=UTC)
@@ -64,7 +74,8 @@ def test_ids_of_words_never_change():
 def test_weights_never_change_within_a_recipe():
     texts = made(memory("A support group, a great group."), memory("What's new, Caroline?"))
 
-    assert texts.bare == "caroline (8 May 2023): A support group, a great group."
+    assert texts.bare == "A support group, a great group."
+    assert texts.author == "caroline"
     assert {name: round(weights(texts)[word(name)], 4) for name in PINNED} == PINNED
 
 
@@ -94,7 +105,7 @@ def test_every_kind_of_content_has_a_text(content: Any, text: str):
     it = memory(content, topic="support.desk", tags={"team": "billing"})
 
     assert plain(it) == text
-    assert made(it).bare == f"caroline (8 May 2023): {text}"
+    assert made(it).bare == text
 
 
 def test_text_says_what_to_index_of_content_that_is_no_string():
@@ -120,7 +131,7 @@ def test_a_light_memory_says_what_it_shows_and_who_shows_it():
     own = memory("Refunds take five days.", agent="billing", kind="result")
 
     assert plain(shown) == plain(own)
-    assert made(shown).bare.startswith("returns (8 May 2023): Refunds")
+    assert (made(shown).bare, made(shown).author) == ("Refunds take five days.", "returns")
 
 
 @pytest.mark.parametrize("gone", ["retired", "forgotten", "moved"])
@@ -143,14 +154,30 @@ def test_a_memory_is_found_by_agent_day_topic_and_data_subject():
 
 
 def test_the_day_is_that_of_the_event_where_it_happened():
-    tokyo = timezone(timedelta(hours=9))
+    there = datetime(2023, 5, 9, 3, tzinfo=timezone(timedelta(hours=9)))
 
-    assert made(
-        memory("x", happened=datetime(2023, 5, 9, 3, tzinfo=tokyo), stored=MONDAY)
-    ).bare == ("caroline (9 May 2023): x")
-    late = datetime(2023, 5, 9, 3, tzinfo=tokyo)
-    assert made(memory("x", happened=None, stored=late)).bare == "caroline (8 May 2023): x"
-    assert made(memory("x", happened=None)).bare == "caroline: x"
+    happened = memory("x", happened=there, stored=MONDAY + timedelta(days=9))
+    assert finds("9 May", happened)
+    assert not finds("17", happened)
+    assert finds("8 May", memory("x", happened=None, stored=there))
+    assert not finds("May 2023", memory("x", happened=None))
+
+
+def test_a_vector_leans_to_its_author_and_keeps_its_length():
+    text, name = np.eye(4, dtype=np.float32)[:2]
+
+    leant = leaning(text, name)
+
+    assert leant.dtype == np.float32
+    assert np.linalg.norm(leant) == pytest.approx(1.0)
+    assert leant @ name == pytest.approx(LEAN * float(leant @ text))
+    assert leaning(text, None) is text
+    assert leaning(text, -text) == pytest.approx(text)
+
+
+def test_a_name_is_embedded_as_words():
+    assert made(memory(agent="support-desk_2")).author == "support desk 2"
+    assert made(memory(agent="")).author == ""
 
 
 def test_words_of_the_memories_before_count_for_less_the_farther_they_are():
@@ -245,7 +272,7 @@ def test_huge_content_takes_no_more_time_than_its_beginning(content: Any):
 
     texts = made(memory(content))
 
-    assert len(texts.bare) <= MAX_CHARS + 100
+    assert len(texts.bare) <= MAX_CHARS
     assert time.process_time() - start < 2.0
 
 
