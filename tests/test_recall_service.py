@@ -378,8 +378,10 @@ async def test_after_kills_the_index_equals_one_built_from_scratch(
         with scope:
             while True:
                 service = start()
-                await anyio.sleep(random.uniform(0.6, 2.0))
-                service.kill()
+                try:
+                    await anyio.sleep(random.uniform(0.6, 2.5))
+                finally:
+                    service.kill()
                 kills += 1
 
     scope = anyio.CancelScope()

@@ -37,7 +37,8 @@ def main() -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     logging.Formatter.converter = time.gmtime
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
+    for chatty in ("httpx", "httpx2", "openai"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     code = 0
     try:
         # No spans are recorded here, so nothing has to be exported.

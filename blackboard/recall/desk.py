@@ -122,7 +122,7 @@ class Desk:
         asked = question(text)
         with anyio.move_on_after(EMBED_S):
             row = (await embedder.embed([asked.bare]))[0]
-            return Vectors(row, row, asked.words)
+            return Vectors(row, asked.words)
         raise ModelBusyError(f"{embedder.name!r} took longer than {EMBED_S:g} s; try again")
 
     async def _allowed(self, refs: Sequence[Ref], grants: Grants) -> set[Ref]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anyio.lowlevel
 import msgspec
@@ -12,7 +12,7 @@ from blackboard.messages import Memory
 from blackboard.reader import Reader
 from blackboard.recall.embed import Embedder
 from blackboard.recall.index import Entry, Index, Vectors
-from blackboard.recall.text import HISTORY, Texts, plain, texts_of
+from blackboard.recall.text import HISTORY, Texts, leaning, plain, texts_of
 from blackboard.recall.weights import FloatArray
 from blackboard.subjects import ONCE, Ref
 
@@ -154,7 +154,9 @@ class Entries:
 
     async def _embedded(self, texts: dict[Ref, Texts]) -> tuple[dict[Ref, Vectors], list[Ref]]:
         """Embed each different text once; also gives those that the embedder refuses."""
-        different = list(dict.fromkeys(each.bare for each in texts.values()))
+        different = list(
+            dict.fromkeys(one for each in texts.values() for one in (each.bare, each.author) if one)
+        )
         places = {text: place for place, text in enumerate(different)}
         try:
             rows = await self._embedder.embed(different)
@@ -163,7 +165,7 @@ class Entries:
                 return await self._one_by_one(texts)
             await self._probe()
             return {}, list(texts)
-        return {ref: _vectors(rows[places[each.bare]], each) for ref, each in texts.items()}, []
+        return {ref: _vectors(each, rows, places) for ref, each in texts.items()}, []
 
     async def _one_by_one(self, texts: dict[Ref, Texts]) -> tuple[dict[Ref, Vectors], list[Ref]]:
         await self._probe()
@@ -187,8 +189,9 @@ class Entries:
             raise RetryableError(f"{error}; indexing waits until that is mended") from error
 
 
-def _vectors(row: FloatArray, texts: Texts) -> Vectors:
-    return Vectors(row, row, texts.words)
+def _vectors(texts: Texts, rows: FloatArray, places: Mapping[str, int]) -> Vectors:
+    author = rows[places[texts.author]] if texts.author else None
+    return Vectors(leaning(rows[places[texts.bare]], author), texts.words)
 
 
 def _shows(memory: Memory) -> Ref | None:

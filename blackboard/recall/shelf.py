@@ -61,9 +61,7 @@ class Shelf:
             return await EdgeIndex.open(self.directory / book.name, book.signature)
         from blackboard.recall.qdrant import QdrantIndex  # noqa: PLC0415
 
-        return await QdrantIndex.open(
-            url, book.signature, collection=book.name, key=self._settings.qdrant_key
-        )
+        return await QdrantIndex.open(url, book.name, book.signature, key=self._settings.qdrant_key)
 
     async def remove(self, book: Book) -> bool:
         """Remove an index; False, and logged, when that has to be tried again."""
