@@ -120,6 +120,8 @@ async def recall(
         choice: Which memories.
         place: The board.
     """
+    if budget < 1:
+        raise InvalidError(f"--budget {budget} must be at least 1 token")
     chosen = choice.parsed()
     async with opened(place) as board:
         hits = await board.recall(text, limit=limit, recency=recency, priority=priority, **chosen)
@@ -142,7 +144,7 @@ async def query(
     topic: str | None = None,
     /,
     *,
-    order_by: Annotated[Order, Parameter(help="With a hyphen in front: descending.")] = "-stored",
+    order_by: Annotated[Order, Parameter(allow_leading_hyphen=True)] = "-stored",
     limit: int = 100,
     cursor: str | None = None,
     count_by: tuple[CountBy, ...] = (),
@@ -157,7 +159,7 @@ async def query(
 
     Args:
         topic: Only under this pattern; short for --topic.
-        order_by: stored, happened, priority, agent or topic.
+        order_by: stored, happened, priority, agent or topic; with a hyphen in front descending.
         limit: How many; 0 with --count-by for counts alone.
         cursor: Go on behind the page that ended with this.
         count_by: Count all that match by agent, topic, session, user, kind, access or tag.

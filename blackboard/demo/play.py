@@ -11,6 +11,7 @@ from blackboard.demo.acts import Played, alone, edit, isolated, kill, shared
 from blackboard.demo.documents import load as load_documents
 from blackboard.demo.example import show_example
 from blackboard.demo.programs import ProgramError
+from blackboard.demo.recalled import show_recall
 from blackboard.demo.report import ACTS, Act, Results, as_json as written, compare, faults
 from blackboard.demo.screen import Screen
 from blackboard.demo.stage import Stage, machine, set_up
@@ -124,6 +125,8 @@ async def _play(
         print(f"promise broken: {fault}", file=sys.stderr)  # noqa: T201 - seen with --json too
     if played.example is not None:
         await show_example(played.example, stage, screen, keep)
+        if not as_json:
+            await show_recall(played.example, stage, screen)
     if as_json:
         text = written(results, reports_identical=identical, model=stage.model, machine=machine())
         print(text, flush=True)  # noqa: T201 - the one thing on standard output
