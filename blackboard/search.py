@@ -319,6 +319,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         state: How far it is.
         building: Its successor.
         trouble: What is wrong now, and what to do; None when nothing is.
+        seconds: What indexing spent since the service began: `content` (of results and blobs, and
+            of what was said before), `texts`, `embedding`, `engine`.
     """
 
     engine: str
@@ -329,6 +331,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: State = State()
     building: Building | None = None
     trouble: str | None = None
+    seconds: dict[str, float] = {}
 
 
 def check_limit(limit: int, *, least: int) -> None:

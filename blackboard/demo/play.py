@@ -9,7 +9,7 @@ import anyio
 
 from blackboard.demo.acts import Played, alone, edit, isolated, kill, shared
 from blackboard.demo.documents import load as load_documents
-from blackboard.demo.example import show_example
+from blackboard.demo.example import Example, show_example
 from blackboard.demo.programs import ProgramError
 from blackboard.demo.recalled import show_recall
 from blackboard.demo.report import ACTS, Act, Results, as_json as written, compare, faults
@@ -124,13 +124,20 @@ async def _play(
     for fault in broken:
         print(f"promise broken: {fault}", file=sys.stderr)  # noqa: T201 - seen with --json too
     if played.example is not None:
-        await show_example(played.example, stage, screen, keep)
-        if not as_json:
-            await show_recall(played.example, stage, screen)
+        await _look(played.example, stage, screen, keep, as_json=as_json)
     if as_json:
         text = written(results, reports_identical=identical, model=stage.model, machine=machine())
         print(text, flush=True)  # noqa: T201 - the one thing on standard output
     return 1 if broken else 0
+
+
+async def _look(
+    example: Example, stage: Stage, screen: Screen, keep: Path | None, *, as_json: bool
+) -> None:
+    """Look at what the flock left: one memory, and what a question finds."""
+    await show_example(example, stage, screen, keep)
+    if not as_json:
+        await show_recall(example, stage, screen)
 
 
 def _verdict(played: Played, identical: bool | None, *, has_endpoint: bool) -> str:  # noqa: FBT001

@@ -1,8 +1,10 @@
 """From memories to what the index holds of them: their texts, embedded, and their metadata."""
 
 import logging
+import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 
 import anyio.lowlevel
 import msgspec
@@ -41,6 +43,7 @@ class Entries:
 
     Attributes:
         skipped: Memories for which no entry could be made.
+        seconds: Where the time went.
     """
 
     def __init__(self, reader: Reader, index: Index, embedder: Embedder) -> None:
@@ -49,6 +52,7 @@ class Entries:
         self._embedder = embedder
         self._said: OrderedDict[Place, deque[Memory]] = OrderedDict()
         self.skipped = 0
+        self.seconds: dict[str, float] = {"content": 0.0, "texts": 0.0, "embedding": 0.0}
 
     async def of(self, memories: Sequence[Memory]) -> tuple[list[Entry], list[Ref]]:
         """Make entries of revisions, in the order of the stream.
@@ -99,8 +103,11 @@ class Entries:
 
     async def _texts(self, memory: Memory) -> Texts | None:
         try:
-            full = await self._full(memory)
-            return texts_of(full, await self._before(full))
+            with self._timed("content"):
+                full = await self._full(memory)
+                before = await self._before(full)
+            with self._timed("texts"):
+                return texts_of(full, before)
         except RetryableError:
             raise
         except BlackboardError as error:
@@ -109,6 +116,14 @@ class Entries:
             # Of hostile content; whatever it is, the memories behind it shall be indexed.
             logger.warning("cannot index %s: %r", memory.pinned, error)
         return None
+
+    @contextmanager
+    def _timed(self, what: str) -> Generator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] += time.perf_counter() - began
 
     async def _full(self, memory: Memory) -> Memory:
         if memory.blob is not None and (memory.text or memory.blob.size > MAX_BLOB_BYTES):
@@ -159,7 +174,8 @@ class Entries:
         )
         places = {text: place for place, text in enumerate(different)}
         try:
-            rows = await self._embedder.embed(different)
+            with self._timed("embedding"):
+                rows = await self._embedder.embed(different)
         except ModelRefusedError:
             if len(texts) > 1:
                 return await self._one_by_one(texts)

@@ -6,6 +6,7 @@ again after a crash; so there is nothing to lose, only to repeat.
 """
 
 import logging
+import time
 from collections.abc import Sequence
 
 import anyio
@@ -64,6 +65,7 @@ class Indexer:
         self._progress = anyio.Event()
         self._writing = anyio.Lock()
         self._dirty = False
+        self._engine_s = 0.0
         self._failure: BlackboardError | None = None
         self._group: TaskGroup | None = None
 
@@ -81,6 +83,11 @@ class Indexer:
     def skipped(self) -> int:
         """Memories that could not be indexed."""
         return self._entries.skipped
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time went."""
+        return {**self._entries.seconds, "engine": self._engine_s}
 
     async def reach(self, revision: int, patience_s: float) -> bool:
         """Wait until a revision has been taken in; False when it was not in time."""
@@ -206,7 +213,9 @@ class Indexer:
         entries, failed = await self._entries.of(live)
         async with self._writing:
             # What cannot be indexed must not be found as what it was before.
+            began = time.perf_counter()
             await self.index.apply(entries, [*gone, *failed], position)
+            self._engine_s += time.perf_counter() - began
             self.position = position
             self._dirty = True
         self._log.telemetry.count(INDEXED, len(entries))

@@ -111,6 +111,11 @@ class Kept:
         return 0 if self._indexer is None else self._indexer.skipped
 
     @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time of indexing went."""
+        return {} if self._indexer is None else self._indexer.seconds
+
+    @property
     def trouble(self) -> str | None:
         """Why it does not get on; None when it does."""
         return self._trouble or (None if self._indexer is None else self._indexer.trouble)

@@ -114,6 +114,7 @@ class Library:
             dimensions=kept.book.signature.dimensions,
             memories=memories,
             skipped=kept.skipped,
+            seconds=kept.seconds,
             state=kept.state(),
             building=None
             if building is None

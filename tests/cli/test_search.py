@@ -14,11 +14,6 @@ from tests.servers import Server
 
 
 @pytest.fixture
-def cli(server: Server, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(capsys, server.url)
-
-
-@pytest.fixture
 def filled(server: Server, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """A board with three memories, and a service that has indexed them."""
     facts: dict[str, Any] = {}
