@@ -9,7 +9,14 @@ from contextlib import contextmanager
 import anyio.lowlevel
 import msgspec
 
-from blackboard.errors import BlackboardError, ModelRefusedError, RetryableError
+from blackboard.errors import (
+    BlackboardError,
+    GoneError,
+    HistoryGoneError,
+    ModelRefusedError,
+    NotFoundError,
+    RetryableError,
+)
 from blackboard.messages import Memory
 from blackboard.reader import Reader
 from blackboard.recall.embed import Embedder
@@ -51,6 +58,7 @@ class Entries:
         self._index = index
         self._embedder = embedder
         self._said: OrderedDict[Place, deque[Memory]] = OrderedDict()
+        self._places: dict[Ref, Place] = {}
         self.skipped = 0
         self.seconds: dict[str, float] = {"content": 0.0, "texts": 0.0, "embedding": 0.0}
 
@@ -91,13 +99,14 @@ class Entries:
             found = shown.get(ref) or vectors.get(ref)
             if found is not None:
                 entries.append(_entry(memory, found))
-        failed += refused
-        self.skipped += len(failed)
-        return entries, failed
+        self.skipped += len(refused)
+        return entries, [*failed, *refused]
 
     def forget(self, ref: Ref) -> None:
         """Leave a memory out of what explains the ones behind it."""
-        for said in self._said.values():
+        place = self._places.pop(ref, None)
+        if place is not None:
+            said = self._said[place]
             for memory in [memory for memory in said if memory.ref == ref]:
                 said.remove(memory)
 
@@ -110,11 +119,14 @@ class Entries:
                 return texts_of(full, before)
         except RetryableError:
             raise
+        except (GoneError, NotFoundError, HistoryGoneError):
+            return None  # what it shows was taken back, so nobody can be shown it either
         except BlackboardError as error:
             logger.warning("cannot index %s: %s", memory.pinned, error)
         except (ValueError, TypeError, RecursionError) as error:
             # Of hostile content; whatever it is, the memories behind it shall be indexed.
             logger.warning("cannot index %s: %r", memory.pinned, error)
+        self.skipped += 1
         return None
 
     @contextmanager
@@ -137,17 +149,20 @@ class Entries:
         place = memory.session, memory.access, memory.user
         said = self._said.get(place)
         if said is None:
-            said = self._said[place] = deque(await self._look_up(place, memory), HISTORY + 1)
+            said = self._said[place] = deque(await self._look_up(place, memory))
+            self._places.update((one.ref, place) for one in said)
             if len(self._said) > SESSIONS:
-                self._said.popitem(last=False)
+                for one in self._said.popitem(last=False)[1]:
+                    self._places.pop(one.ref, None)
         self._said.move_to_end(place)
-        ref = memory.ref
-        before = [one for one in reversed(said) if one.ref != ref]
-        for one in [one for one in said if one.ref == ref]:
-            said.remove(one)
+        self.forget(memory.ref)
+        before = list(reversed(said))[:HISTORY]
         kept = plain(memory)[:KEPT_CHARS]
         said.append(msgspec.structs.replace(memory, content=kept, content_of=None, blob=None))
-        return before[:HISTORY]
+        self._places[memory.ref] = place
+        if len(said) > HISTORY + 1:
+            self._places.pop(said.popleft().ref, None)
+        return before
 
     async def _look_up(self, place: Place, memory: Memory) -> list[Memory]:
         """The last memories of a session before this one, the oldest first."""

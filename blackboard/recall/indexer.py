@@ -210,6 +210,7 @@ class Indexer:
                 return
 
     async def _apply(self, live: Sequence[Memory], gone: Sequence[Ref], position: int) -> None:
+        skipped = self.skipped
         entries, failed = await self._entries.of(live)
         async with self._writing:
             # What cannot be indexed must not be found as what it was before.
@@ -219,8 +220,8 @@ class Indexer:
             self.position = position
             self._dirty = True
         self._log.telemetry.count(INDEXED, len(entries))
-        if failed:
-            self._log.telemetry.count(INDEX_SKIPPED, len(failed))
+        if self.skipped > skipped:
+            self._log.telemetry.count(INDEX_SKIPPED, self.skipped - skipped)
 
     async def _keep_flushed(self) -> None:
         while True:
