@@ -43,6 +43,11 @@ RESULTS = [Ref("*", "once.summary", f"k{number}") for number in range(3)]
 MOMENTS = [NOW + timedelta(microseconds=7, hours=hours) for hours in (-48, -24, -1, 0, 1)]
 
 
+def pattern(tokens: list[str], rest: bool) -> str:  # noqa: FBT001 - drawn
+    """A pattern of tokens, and of what is under them."""
+    return ".".join([*tokens, ">"] if rest or not tokens else tokens)
+
+
 def vectors(chance: random.Random) -> Vectors:
     """Unit vectors, and a few of twenty words."""
     dense = np.array([chance.gauss(0, 1) for _ in range(DIMENSIONS)])
@@ -51,7 +56,7 @@ def vectors(chance: random.Random) -> Vectors:
     return Vectors(bare, Sparse(words, tuple(chance.uniform(0.5, 2) for _ in words)))
 
 
-def entry(revision: int, chance: random.Random | None = None, **fields: Any) -> Entry:
+def entry(revision: int, /, chance: random.Random | None = None, **fields: Any) -> Entry:
     """A memory; what is not given is drawn."""
     chance = chance or random.Random(revision)
     agent, topic = chance.choice(AGENTS), fields.pop("topic", None) or chance.choice(TOPICS)

@@ -1,4 +1,4 @@
-"""What happens to 150 memories, the same whenever it is asked for: written, revised, removed, back."""
+"""What happens to 150 memories, always the same: written, revised, removed, and back."""
 
 import random
 

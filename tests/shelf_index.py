@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 
@@ -50,13 +51,8 @@ class ShelfIndex:
         field, descending = order.removeprefix("-"), order.startswith("-")
         rows = [Row(e.ref, e.revision, value(e, field)) for e in self.visible(where)]
         rows.sort(key=lambda row: row.revision, reverse=descending)
-        there = [row for row in rows if row.value is not None]
-        there.sort(
-            key=lambda row: (
-                row.value or 0 if field != "agent" and field != "topic" else str(row.value)
-            ),
-            reverse=descending,
-        )  # type: ignore[arg-type,return-value]
+        there: list[Any] = [row for row in rows if row.value is not None]
+        there.sort(key=lambda row: row.value, reverse=descending)
         return there + [row for row in rows if row.value is None]
 
     def count(self, where: Where, by: Sequence[CountBy]) -> tuple[int, dict[str, dict[str, int]]]:
@@ -85,21 +81,17 @@ def value(entry: Entry, field: str) -> str | float | int | None:
 
 
 def named(entry: Entry, what: CountBy) -> list[str]:
-    match what:
-        case "agent":
-            return [entry.author]
-        case "topic":
-            return [entry.ref.topic]
-        case "session":
-            return [] if entry.session is None else [entry.session]
-        case "user":
-            return [] if entry.user is None else [entry.user]
-        case "kind":
-            return [entry.kind]
-        case "access":
-            return [entry.access]
-        case "tag":
-            return [f"{name}={text}" for name, text in entry.tags.items()]
+    if what == "tag":
+        return [f"{name}={text}" for name, text in entry.tags.items()]
+    found: str | None = {
+        "agent": entry.author,
+        "topic": entry.ref.topic,
+        "session": entry.session,
+        "user": entry.user,
+        "kind": entry.kind,
+        "access": entry.access,
+    }[what]
+    return [] if found is None else [found]
 
 
 def may_be_found(entry: Entry, where: Where) -> bool:

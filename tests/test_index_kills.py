@@ -17,7 +17,7 @@ from tests.shelf_index import ShelfIndex
 from tests.test_index import assert_same
 
 EVERYTHING = Where(Filter(), None, NOW)
-KILLS = 6
+KILLS = 4
 
 
 def last(said: list[dict[str, Any]], what: str) -> int:

@@ -40,6 +40,8 @@ class Books(msgspec.Struct, frozen=True, kw_only=True):
         position: Everything up to this revision is on disk.
         removed: Memories taken out or replaced since their bytes were last taken off the disk.
         sorted: Memories there were when graphs were last built.
+        held: Memories there were when it was closed in good order; None while it is open and after
+            a crash, when nobody can say.
     """
 
     format: int
@@ -48,6 +50,7 @@ class Books(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     removed: int = 0
     sorted: int = 0
+    held: int | None = None
 
 
 class Directory:
@@ -139,13 +142,13 @@ def _prepare(path: Path) -> None:
         names = {one.name for one in path.iterdir()}
     except OSError as error:
         raise SettingsError(
-            f"cannot use {str(path)!r} for the index ({error.strerror}); name a directory that this "
-            "user may write"
+            f"cannot use {str(path)!r} for the index ({error.strerror}); name a directory that "
+            "this user may write"
         ) from error
     if BOOKS not in names and names - {LOCK, PART}:
         raise SettingsError(
-            f"{str(path)!r} holds something that is no index ({min(names - {LOCK, PART})!r}); name "
-            "another directory, or remove what is there"
+            f"{str(path)!r} holds something that is no index ({min(names - {LOCK, PART})!r}); "
+            "name another directory, or remove what is there"
         )
 
 
@@ -155,8 +158,8 @@ def _locked(path: Path) -> TextIOWrapper:
         lock = (path / LOCK).open("a+")
     except OSError as error:
         raise SettingsError(
-            f"cannot write to {str(path)!r} ({error.strerror}); name a directory that this user may "
-            "write"
+            f"cannot write to {str(path)!r} ({error.strerror}); name a directory that this user "
+            "may write"
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,9 @@
 """The index in this process: `qdrant-edge-py`, in a directory that one process owns.
 
-The engine keeps no log of its own (the stream is the log), so what was applied is on disk by `flush`
-only. How far that reaches is written beside the engine's files after the engine's flush has returned:
-after a crash it may say less than is there, never more, and applying again changes nothing.
+The engine keeps no log of its own (the stream is the log), so what was applied is on disk by
+`flush` only. How far that reaches is written beside the engine's files when the engine's flush has
+returned: after a crash it may say less than is there, never more, and applying again changes
+nothing.
 
 The engine holds the interpreter's lock while it builds graphs, which takes a minute for 100,000
 memories. `tidy` therefore has a process of its own do it on a copy, goes on serving, repeats on the
@@ -37,6 +38,9 @@ UNSORTED_SHARE = 0.1
 """The same as a share of all, so that building graphs again and again costs a factor at most."""
 THREADS = 2
 """Calls at a time; the engine does most of its work under the interpreter's lock anyway."""
+
+PROBED = 64
+"""Memories that are read when an index is opened."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,6 +82,13 @@ class EdgeIndex(Collection):
             path = home.generation()
             new = not path.exists()
             shard = _guarded(directory, _create if new else _load, path, signature)
+            there, held = shard.info().points_count, home.books.held
+            _guarded(directory, _probe, shard)
+            if held is not None:
+                # The engine takes files that were cut short for files that end there.
+                if there != held:
+                    raise files.broken(directory, f"{there} memories instead of {held}")
+                home.keep(msgspec.structs.replace(home.books, held=None))
             return cls(home, shard)
         except BaseException:
             home.release()
@@ -139,6 +150,8 @@ class EdgeIndex(Collection):
             async with self._writing:
                 try:
                     await self._flush()
+                    if self._reached:
+                        await self._keep(held=self._shard.info().points_count)
                 finally:
                     await self._run(self._shard.close)
                     self._home.release()
@@ -312,13 +325,13 @@ def config(signature: Signature, *, scrub: bool = False) -> edge.EdgeConfig:
 
 
 def _guarded(directory: Path, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call the engine; it raises `Exception` itself, and panics as no `Exception`."""
+    """Call the engine, which raises plain `Exception`, and panics with what is none."""
     try:
         return call(*args, **kwargs)
     except (KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
-        if call in {_load, _create}:
+        if call in {_load, _create, _probe}:
             raise files.broken(directory, error) from error
         raise UnavailableError(
             f"the index in {str(directory)!r} failed ({error}); check the disk and try again, and "
@@ -330,6 +343,11 @@ def _guarded(directory: Path, call: Callable[P, T], *args: P.args, **kwargs: P.k
 
 def _load(path: Path, signature: Signature) -> edge.EdgeShard:
     return edge.EdgeShard.load(str(path), config(signature))
+
+
+def _probe(shard: edge.EdgeShard) -> None:
+    """Read a few points, all over the files: a file that is empty is found out by reading only."""
+    shard.scroll(edge.ScrollRequest(limit=PROBED, with_payload=True, with_vector=True))
 
 
 def _create(path: Path, signature: Signature) -> edge.EdgeShard:
@@ -349,7 +367,7 @@ def _create(path: Path, signature: Signature) -> edge.EdgeShard:
 
 def _vector(part: str, vectors: Vectors) -> Any:
     if part == points.BARE:
-        return vectors.bare
+        return vectors.bare.tolist()  # the engine takes an array number by number, ten times slower
     return edge.SparseVector(list(vectors.words.indices), list(vectors.words.values))
 
 

@@ -1,9 +1,9 @@
 """What may be found, as conditions on the fields of a point; the engines only spell them.
 
 Rights, filter and expiry become one condition here, so that no engine can forget one of them and
-none can apply it behind the limit. A topic is stored twice: whole, for patterns without wildcard, and
-token by token with its place (`0:docs`, `1:section`), so that every pattern is an intersection of
-exact values, which both engines look up in an index instead of scanning.
+none can apply it behind the limit. A topic is stored twice: whole, for patterns without wildcard,
+and token by token with its place (`0:docs`, `1:section`), so that every pattern is an intersection
+of exact values, which both engines look up in an index instead of scanning.
 """
 
 import hashlib
@@ -137,7 +137,7 @@ def selects(pattern: str) -> list[Condition]:
     rest = tokens[-1] == ">"
     fixed = tokens[:-1] if rest else tokens
     found: list[Condition] = [
-        OneOf("places", (f"{place}:{token}",)) for place, token in enumerate(fixed) if token != "*"
+        OneOf("places", (f"{place}:{want}",)) for place, want in enumerate(fixed) if want != "*"
     ]
     if not rest:
         found.append(OneOf("depth", (len(fixed),)))

@@ -1,9 +1,9 @@
 """The index on a Qdrant server, for boards that outgrow one process or share a server.
 
-What `apply` has written is in the server's log when it returns, the position last, as a point among
-the others: one log, one order, so the position cannot be ahead. That point ends in 1970, which keeps
-it out of every search. Removed memories leave the server's disk when its own optimizer and log get
-to it; `tidy` can do nothing about that.
+What `apply` has written is in the server's log when it returns, the position last, as a point
+among the others: one log, one order, so the position cannot be ahead. That point ends in 1970,
+which keeps it out of every search. Removed memories leave the server's disk when its own optimizer
+and log get to it; `tidy` can do nothing about that.
 """
 
 import re
@@ -27,7 +27,7 @@ from qdrant_client.http.exceptions import (
 from blackboard.errors import BlackboardError, SettingsError, UnavailableError
 from blackboard.recall import points
 from blackboard.recall.collection import MAX_VALUES, TAKE, Collection, Point, Sort
-from blackboard.recall.index import Entry, Signature, Sparse, Vectors
+from blackboard.recall.index import BrokenIndexError, Entry, Signature, Sparse, Vectors
 from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf, Some
 from blackboard.subjects import BB_NAMESPACE, Ref
 
@@ -74,8 +74,8 @@ class QdrantIndex(Collection):
 
         Raises:
             UnavailableError: The server does not answer; retry later.
-            SettingsError: It is too old, refuses the key, or the collection is no index or was
-                built with another signature; the text has the command to run.
+            SettingsError: It is too old, refuses the key, or the collection is no index.
+            MismatchError: The index was built with another signature.
         """
         with warnings.catch_warnings():
             # The key of a server in the same network may travel in the clear.
@@ -116,9 +116,7 @@ class QdrantIndex(Collection):
         """The last revision that the server holds."""
         books = await self._books()
         if books is None:
-            raise SettingsError(
-                f"the collection {self._name!r} holds no index any more; run `blackboard reindex`"
-            )
+            raise self._lost()
         return int(books["position"])
 
     async def apply(self, entries: Sequence[Entry], gone: Sequence[Ref], position: int) -> None:
@@ -188,9 +186,8 @@ class QdrantIndex(Collection):
         await self._keep(0)
 
     async def _books(self) -> Mapping[str, Any] | None:
-        return (await self._retrieve([BOOKS], ["signature", "position"])).get(
-            BOOKS, _NONE
-        ).fields or None
+        found = (await self._retrieve([BOOKS], ["signature", "position"])).get(BOOKS)
+        return None if found is None else found.fields
 
     async def _keep(self, position: int) -> None:
         fields = {
@@ -216,15 +213,16 @@ class QdrantIndex(Collection):
             return await answer
         except (grpc.RpcError, ApiException, QdrantException, OSError) as error:
             raise self._problem(error) from error
+        except ValueError as error:  # how the client's local mode says it
+            if "not found" not in str(error):
+                raise
+            raise self._lost() from error
 
     def _problem(self, error: Exception) -> BlackboardError:
         code: Any = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
         status = error.status_code if isinstance(error, UnexpectedResponse) else None
         if code in GONE_CODES or status == 404:
-            return SettingsError(
-                f"the Qdrant server has no collection {self._name!r} any more; nothing is lost, the "
-                "board holds everything: run `blackboard reindex`"
-            )
+            return self._lost()
         if code in REFUSED_CODES or (status is not None and 400 <= status < 500 and status != 429):
             return SettingsError(
                 f"the Qdrant server refuses ({_reason(error)}); check its key and its version"
@@ -232,6 +230,12 @@ class QdrantIndex(Collection):
         return UnavailableError(
             f"the Qdrant server does not answer ({_reason(error)}); it is asked again, and nothing "
             "is lost: the board holds everything"
+        )
+
+    def _lost(self) -> BrokenIndexError:
+        return BrokenIndexError(
+            f"the Qdrant server has no index {self._name!r} any more; nothing is lost, the board "
+            "holds everything: run `blackboard reindex`"
         )
 
     # What `Collection` asks for.
@@ -306,9 +310,6 @@ class QdrantIndex(Collection):
         return records[0].payload or {}, Vectors(bare, sparse)
 
 
-_NONE = Point({})
-
-
 def spell(condition: Condition) -> Any:
     """A condition in the server's words."""
     match condition:
@@ -361,7 +362,7 @@ def _schema(field: str, kind: str) -> Any:
 
 async def _check_version(client: AsyncQdrantClient, url: str) -> None:
     try:
-        version = (await client.info()).version
+        version = (await client.http.service_api.root()).version
     except (ApiException, QdrantException, OSError, ValueError) as error:
         raise UnavailableError(
             f"no Qdrant server answers at {url!r} ({_reason(error)}); check that it runs"

@@ -1,7 +1,7 @@
 """Applies a known history to an embedded index, from its position on, until it is killed.
 
-Says the position after each flush and after each tidying. Options: `directory`, `tidy` (every so many
-batches; 0 is never).
+Says the position after each flush and after each tidying. Options: `directory`, `tidy` (every so
+many batches; 0 is never).
 """
 
 from pathlib import Path
