@@ -1,6 +1,6 @@
 """How much of what answers a question is among the first k hits, on LoCoMo.
 
-    python -m perf.bench_locomo --data PATH [--index]
+    python -m perf.bench_locomo --data PATH
 
 PATH is a file of LoCoMo conversations (Maharana et al., ACL 2024; CC BY-NC 4.0, so it is read where
 it lies and never copied here). Each turn is a memory of a board of its own conversation: agent,
@@ -8,8 +8,7 @@ session, the session's date as `happened`, the text with the caption of a shared
 The score of a question is the share of its evidence turns among the first k. Questions whose
 evidence names no turn are left out.
 
-Without `--index`, parts are searched exactly, in numpy; with it, through the embedded index, at the
-depth that the service uses.
+Parts are searched exactly, in numpy, as deep as the service asks an index for.
 """
 
 import argparse
@@ -284,7 +283,6 @@ async def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--index", action="store_true", help="through the embedded index")
     options = parser.parse_args()
     if options.data is None:
         print("bench_locomo: no --data given, nothing to measure")
