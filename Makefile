@@ -47,7 +47,7 @@ check: $(VENV)/.everything
 	$(BIN)/lint-imports
 
 # The order is from the quick ones to the slow ones; each is a program of its own.
-BENCHES := write batch read once view update tracing pipeline notify growth agents flock
+BENCHES := write batch read once view update tracing pipeline notify growth agents flock index
 
 bench: $(VENV)/.everything
 	$(BIN)/python -m perf.servers
