@@ -1,6 +1,7 @@
 # The front door. Needs Python >= 3.11 with pip and venv, nothing else; every target sets itself up.
 #
 #   make demo      the flock over shared memory, in four acts (ARGS="--act kill" for one of them)
+#   make support   the support desk, with and without a shared board (ARGS=--full for all conversations)
 #   make test      the whole suite                            (ARGS="-k once" for a part)
 #   make faults    the tests that kill servers and wait for the others to notice
 #   make check     ruff, pyright strict, import floors
@@ -23,13 +24,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The build backend is in the lock files, so installing the tree itself fetches nothing.
 SELF := $(PIP) install --no-deps --no-build-isolation --editable .
 
-.PHONY: install demo test faults check bench bench-full schemas up lock clean
+.PHONY: install demo support test faults check bench bench-full schemas up lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.everything
 
 demo: $(VENV)/.demo
 	$(BIN)/blackboard demo $(ARGS)
+
+support: $(VENV)/.everything
+	$(BIN)/blackboard demo support $(ARGS)
 
 up: $(VENV)/.demo
 	$(BIN)/blackboard up $(ARGS)

@@ -56,7 +56,6 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
         "demo": Entry(
             "demo:demo",
             "Let a flock of agents read real documents, with and without a shared board.",
-            "    blackboard demo --act shared --act kill docs/",
         ),
         "doctor": Entry(
             "doctor:doctor",

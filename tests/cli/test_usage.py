@@ -37,6 +37,7 @@ SUBCOMMANDS = [
     "agents remove",
     "dead list",
     "dead retry",
+    "demo support",
 ]
 NO_ID = "alice/reports/0123456789abcdef0123456789abcdef"
 
