@@ -1,6 +1,7 @@
 # The front door. Needs Python >= 3.11 with pip and venv, nothing else; every target sets itself up.
 #
 #   make demo      the flock over shared memory, in four acts (ARGS="--act kill" for one of them)
+#   make support   the support desk, with and without a shared board (ARGS=--full for all conversations)
 #   make test      the whole suite                            (ARGS="-k once" for a part)
 #   make faults    seeded fault runs, and what waits for servers to notice (ARGS="-k seeded --seed 7")
 #   make check     ruff, pyright strict, import floors
@@ -23,13 +24,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The build backend is in the lock files, so installing the tree itself fetches nothing.
 SELF := $(PIP) install --no-deps --no-build-isolation --editable .
 
-.PHONY: install demo test faults check bench bench-full schemas up lock clean
+.PHONY: install demo support test faults check bench bench-full schemas up lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.everything
 
 demo: $(VENV)/.demo
 	$(BIN)/blackboard demo $(ARGS)
+
+support: $(VENV)/.everything
+	$(BIN)/blackboard demo support $(ARGS)
 
 up: $(VENV)/.demo
 	$(BIN)/blackboard up $(ARGS)
@@ -47,7 +51,7 @@ check: $(VENV)/.everything
 	$(BIN)/lint-imports
 
 # The order is from the quick ones to the slow ones; each is a program of its own.
-BENCHES := write batch read once view update tracing pipeline notify growth agents flock
+BENCHES := write batch read once view update tracing pipeline notify growth agents flock index
 
 bench: $(VENV)/.everything
 	$(BIN)/python -m perf.servers
@@ -55,7 +59,7 @@ bench: $(VENV)/.everything
 
 bench-full: $(VENV)/.everything
 	$(MAKE) bench ARGS="--full $(ARGS)"
-	for what in embed summarize; do $(BIN)/python -m "perf.bench_$$what" || exit 1; done
+	for what in embed summarize locomo recall; do $(BIN)/python -m "perf.bench_$$what" || exit 1; done
 
 schemas: $(VENV)/.everything
 	$(BIN)/python -m blackboard.schemas $(ARGS)

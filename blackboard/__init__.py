@@ -7,11 +7,12 @@ and a Ctrl-C, before the client of the broker is loaded.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__all__ = ["Agent", "Blackboard", "Cost", "Memory", "Ref"]
+__all__ = ["Agent", "Blackboard", "Cost", "Hit", "Hits", "Memory", "Ref"]
 
 if TYPE_CHECKING:
     from blackboard.agent import Agent
     from blackboard.board import Blackboard
+    from blackboard.hits import Hit, Hits
     from blackboard.messages import Cost, Memory
     from blackboard.subjects import Ref
 else:  # a type checker would take any name that `__getattr__` may give
@@ -19,6 +20,8 @@ else:  # a type checker would take any name that `__getattr__` may give
         "Agent": "blackboard.agent",
         "Blackboard": "blackboard.board",
         "Cost": "blackboard.messages",
+        "Hit": "blackboard.hits",
+        "Hits": "blackboard.hits",
         "Memory": "blackboard.messages",
         "Ref": "blackboard.subjects",
     }

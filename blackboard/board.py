@@ -7,8 +7,8 @@ handler's draft (`bound`), so that there is one interface to learn.
 # pyright: reportImportCycles=false
 # `Blackboard.sync` returns the synchronous face, which is made from this class.
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,17 +17,15 @@ import msgspec
 
 from blackboard.claim import Make, Once
 from blackboard.codec import Json
+from blackboard.conditions import RefLike, to_ref
 from blackboard.draft import Binding, Draft
 from blackboard.errors import (
-    BlackboardError,
-    GoneError,
-    HistoryGoneError,
     InvalidError,
     NoAnswerError,
-    NotFoundError,
 )
 from blackboard.jetstream import Client
 from blackboard.messages import Cost, Memory
+from blackboard.reading import Reading
 from blackboard.removal import Removal
 from blackboard.session import Desk, Session, open_session
 from blackboard.settings import Limits, load
@@ -35,7 +33,6 @@ from blackboard.subjects import (
     ANSWERS,
     ANY_AGENT,
     ONCE,
-    Pattern,
     Ref,
     check_topic,
     reference_filter,
@@ -44,32 +41,23 @@ from blackboard.telemetry import (
     ASK,
     CREATE_MEMORY,
     DELETE_MEMORY,
-    GET_MEMORY,
     ONCE as ONCE_NAME,
     ONCE_MEMORY,
-    READS,
     RECORD_COUNT,
     RECORD_ID,
     REUSED,
-    REVISION,
     TOPIC,
     UPDATE_MEMORY,
     UPSERT_MEMORY,
-    WAIT_MEMORY,
 )
-from blackboard.view import LIMIT, View, open_view
-from blackboard.watch import Since, replay, wait_for, watch
+from blackboard.watch import wait_for
 from blackboard.writer import Writer, compose
 
 if TYPE_CHECKING:
     from blackboard.sync import SyncBlackboard
 
-RefLike = Ref | Memory | str
-ABSENT = (NotFoundError, GoneError, HistoryGoneError)
-"""Answers of a read, not errors of it."""
 
-
-class Blackboard:
+class Blackboard(Reading):
     """One board, as one agent sees it. Open it with `Blackboard.open` or `Blackboard.local`.
 
     Safe to use from many tasks of one event loop at once. Methods raise the errors of
@@ -349,7 +337,7 @@ class Blackboard:
             GoneError: It was taken back.
             InvalidError: It belongs to another agent, or the ttl would be shortened.
         """
-        target = _ref(ref)
+        target = to_ref(ref)
         given = {
             "tags": None if tags is None else dict(tags),
             "sources": _refs(sources) or None,
@@ -379,7 +367,7 @@ class Blackboard:
         Raises:
             InvalidError: It belongs to another agent, or `function` returned None.
         """
-        target = _ref(ref)
+        target = to_ref(ref)
         with self.telemetry.span(UPDATE_MEMORY, attributes={RECORD_ID: target}):
             return await self._writer.update(target, function)
 
@@ -393,7 +381,7 @@ class Blackboard:
             GoneError: It was taken back before.
             InvalidError: It belongs to another agent, or the reason is above 8 KiB.
         """
-        target = _ref(ref)
+        target = to_ref(ref)
         with self.telemetry.span(DELETE_MEMORY, attributes={RECORD_ID: target}):
             retired = await self._removal.retire(target, reason)
         self.journal.audit("retire", str(target), revision=retired.written)
@@ -406,7 +394,7 @@ class Blackboard:
             GoneError: The grace period is over and its content was deleted.
             InvalidError: It is not retired, or belongs to another agent.
         """
-        target = _ref(ref)
+        target = to_ref(ref)
         with self.telemetry.span(UPDATE_MEMORY, attributes={RECORD_ID: target}):
             undone = await self._removal.undo(target)
         self.journal.audit("undo", str(target), revision=undone.written)
@@ -423,7 +411,7 @@ class Blackboard:
             GoneError: It was taken back.
             InvalidError: It belongs to another agent.
         """
-        target = _ref(ref)
+        target = to_ref(ref)
         with self.telemetry.span(UPDATE_MEMORY, attributes={RECORD_ID: target}):
             moved = await self._removal.reclassify(target, access)
         self.journal.audit("reclassify", str(target), revision=moved.written)
@@ -504,138 +492,6 @@ class Blackboard:
             )
             return await once.light(result, target, fields, made=made, ttl=ttl)
 
-    # Reading
-
-    async def get(self, ref: RefLike, *, at: datetime | None = None) -> Memory:
-        """Get a memory: the newest revision, the pinned one, or the newest as of a time.
-
-        Args:
-            ref: A reference or its text; a `Memory` means its newest revision.
-            at: A time, inclusive, with time zone.
-
-        Raises:
-            NotFoundError: Never written, or expired.
-            GoneError: Taken back, or what it shows is.
-            HistoryGoneError: The revision or time lies beyond the kept history (64 revisions).
-            InvalidError: The reference is none, or the message there is no honest memory.
-        """
-        target = _ref(ref)
-        outcome, revision = "ok", None
-        with self.telemetry.span(
-            GET_MEMORY, attributes={RECORD_ID: target}, expected=ABSENT
-        ) as span:
-            try:
-                memory = await self._get(target, at)
-                revision = memory.revision
-                span.set_attribute(REVISION, revision)
-            except BlackboardError as error:
-                outcome = type(error).__name__
-                raise
-            finally:
-                self.telemetry.count(READS)
-                trace = self.telemetry.trace_id()
-                self.journal.audit(
-                    "get", str(target), revision=revision, outcome=outcome, trace=trace
-                )
-            return memory
-
-    async def _get(self, ref: Ref, at: datetime | None) -> Memory:
-        if at is not None:
-            return await self._reader.at(ref.unpinned, at)
-        if ref.revision is not None:
-            return await self._reader.pinned(ref)
-        return await self._reader.newest(ref)
-
-    def watch(
-        self, pattern: str, since: Since = None
-    ) -> AbstractAsyncContextManager[AsyncIterator[Memory]]:
-        """Follow a pattern: every revision and tombstone, once, in order, without a gap.
-
-        `async with board.watch("docs.>") as memories: async for memory in memories: …`
-
-        It goes on by itself after a lost connection or a broker's restart.
-
-        Args:
-            pattern: `*` is one token, a last `>` zero or more.
-            since: None: from now. A time, a timedelta ago, a revision or "start": history first.
-
-        Raises:
-            InvalidError: The pattern or `since` is none.
-        """
-        return watch(self.log, self._reader, self.journal, pattern, since)
-
-    def replay(
-        self,
-        pattern: str,
-        since: Since = "start",
-        until: datetime | int | None = None,
-        speed: float | None = None,
-    ) -> AbstractAsyncContextManager[AsyncIterator[Memory]]:
-        """Read the past as it was, in order, up to `until` or what there is when it begins.
-
-        `async with board.replay("docs.>") as memories: async for memory in memories: …`
-
-        Args:
-            pattern: As in `watch`.
-            since: As in `watch`.
-            until: A time or a revision, inclusive.
-            speed: 1.0 keeps the original pace, 2.0 is twice as fast, None reads at once.
-
-        Raises:
-            InvalidError: The pattern, `since`, `until` or `speed` is none.
-        """
-        return replay(self.log, self._reader, self.journal, pattern, since, until, speed)
-
-    def view(self, pattern: str, *, limit: int = LIMIT) -> AbstractAsyncContextManager[View]:
-        """Keep a local copy of the live memories under a pattern, current from the first moment.
-
-        Args:
-            pattern: As in `watch`.
-            limit: How many memories it may hold.
-
-        Raises:
-            TooLargeError: More match; narrow the pattern or raise the limit.
-            InvalidError: The pattern is none.
-        """
-        return open_view(self.log, self._reader, self.journal, pattern, limit)
-
-    async def wait(
-        self,
-        pattern: str,
-        *,
-        session: str | None = None,
-        kind: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        timeout: float | None = 60.0,
-    ) -> Memory:
-        """Wait for the first live memory that matches, of those there are and those to come.
-
-        Args:
-            pattern: As in `watch`.
-            session: Only of this session.
-            kind: Only of this kind.
-            tags: Only with all of these.
-            timeout: Seconds; None waits for ever.
-
-        Raises:
-            NoAnswerError: None came in time (also a `TimeoutError`).
-        """
-        wanted = dict(tags or {})
-
-        def matches(memory: Memory) -> bool:
-            return (
-                session in (None, memory.session)
-                and kind in (None, memory.kind)
-                and wanted.items() <= memory.tags.items()
-            )
-
-        subject = Pattern.parse(pattern).subject(self.name)
-        attributes = {TOPIC: pattern}
-        with self.telemetry.span(WAIT_MEMORY, attributes=attributes, expected=(NoAnswerError,)):
-            return await wait_for(
-                self.log, self._reader, self.journal, subject, matches, timeout, pattern
-            )
-
     async def ask(
         self,
         topic: str,
@@ -683,20 +539,10 @@ class Blackboard:
             )
 
 
-def _ref(ref: RefLike) -> Ref:
-    if isinstance(ref, Ref):
-        return ref
-    if isinstance(ref, Memory):
-        return ref.ref
-    if isinstance(ref, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        return Ref.parse(ref)
-    raise InvalidError(f"{ref!r} is no reference; pass a Ref, a Memory or its text")
-
-
 def _refs(refs: Sequence[RefLike]) -> tuple[Ref, ...]:
     """References to keep in a memory: one read from the board is pinned to what was read."""
     if isinstance(refs, str | Ref | Memory):  # a str is a sequence too
         raise InvalidError(f"sources= and links= take a list of references, not {refs!r}")
     return tuple(
-        ref.pinned if isinstance(ref, Memory) and ref.revision else _ref(ref) for ref in refs
+        ref.pinned if isinstance(ref, Memory) and ref.revision else to_ref(ref) for ref in refs
     )

@@ -79,6 +79,7 @@ class Log:
         board: The board's name.
         agent: Whose name is on what is written here.
         instance: This process, as a UUID.
+        reached: The revision of the last memory or tombstone that was written here; 0 for none.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Log:
         self.telemetry = telemetry
         self.limits = limits
         self.stream = memory_stream(board)
+        self.reached = 0
         self.reads = reads
         self.chunks = chunks
         self._sender = Sender(connection, board, self.stream, limits, self.reads)
@@ -156,6 +158,10 @@ class Log:
     async def send(self, messages: Sequence[Outgoing]) -> int:
         """Store messages, all or none, and return the sequence of the last; see `Sender.send`."""
         last = await self._sender.send(messages)
+        for sequence, message in zip(range(last, 0, -1), reversed(messages), strict=False):
+            if message.subject.startswith("mem."):
+                self.reached = max(self.reached, sequence)
+                break
         if self.reads.replicated is not False:
             for sequence, message in enumerate(messages, last - len(messages) + 1):
                 self.reads.wrote(_read_by(message), sequence)

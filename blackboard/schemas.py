@@ -36,6 +36,7 @@ from blackboard.records import (
     SpanBatch,
     SpanRecord,
 )
+from blackboard.search import QueryAnswer, QueryRequest, RecallAnswer, RecallRequest
 from blackboard.subjects import Ref
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -127,6 +128,10 @@ TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "retry": Retry,
     "audit-batch": AuditBatch,
     "span-batch": SpanBatch,
+    "recall-request": RecallRequest,
+    "recall-answer": RecallAnswer,
+    "query-request": QueryRequest,
+    "query-answer": QueryAnswer,
 }
 """Every message, by the name of its schema."""
 

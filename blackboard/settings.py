@@ -49,6 +49,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_key: str | None = None
     model_name: str = "gpt-4o-mini"
     embedding_model: str | None = None
+    """Of the model endpoint; None leaves recall with what runs on this machine."""
+    qdrant_url: str | None = None
+    """Of a Qdrant server that holds the indexes; None keeps them in `data_dir`."""
+    qdrant_key: str | None = None
     otlp_endpoint: str | None = None
     """Full URL that spans are exported to; None exports nothing."""
     otlp_protocol: str = OTLP_HTTP
@@ -98,6 +102,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         model_key=env.get("OPENAI_API_KEY") or None,
         model_name=env.get("BLACKBOARD_MODEL") or "gpt-4o-mini",
         embedding_model=env.get("BLACKBOARD_EMBEDDING_MODEL") or None,
+        qdrant_url=env.get("QDRANT_URL") or None,
+        qdrant_key=env.get("QDRANT_API_KEY") or None,
         otlp_endpoint=_otlp_endpoint(env, otlp_protocol),
         otlp_protocol=otlp_protocol,
         trace_ratio=_ratio(env.get("BLACKBOARD_TRACE_RATIO", "1")),

@@ -342,6 +342,11 @@ def spans_subject(board: str, agent: str) -> str:
     return f"spans.{board}.{agent}"
 
 
+def service_subject(board: str, verb: str, agent: str) -> str:
+    """Where an agent asks a service; `agent` is `*` for the service itself."""
+    return f"svc.{board}.{verb}.{agent}"
+
+
 def memory_stream(board: str) -> str:
     """The stream that is the board."""
     return f"MEM_{board}"

@@ -178,6 +178,8 @@ class SyncBlackboard:
     get = _waiting(Blackboard.get)
     wait = _waiting(Blackboard.wait)
     ask = _waiting(Blackboard.ask)
+    recall = _waiting(Blackboard.recall)
+    query = _waiting(Blackboard.query)
     watch = _iterating(Blackboard.watch)
     replay = _iterating(Blackboard.replay)
 

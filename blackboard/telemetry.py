@@ -134,6 +134,14 @@ class Metric(NamedTuple):
 
 
 READS: Final = Metric("blackboard.reads", "{memory}", "Reads by reference")
+SEARCHES: Final = Metric("blackboard.searches", "{search}", "Recalls and queries")
+INDEXED: Final = Metric("blackboard.index.memories", "{memory}", "Memories taken into the index")
+INDEX_SKIPPED: Final = Metric(
+    "blackboard.index.skipped", "{memory}", "Memories that could not be indexed"
+)
+INDEX_LAG: Final = Metric(
+    "blackboard.index.lag", "{message}", "Messages that the index has not taken in"
+)
 WRITES: Final = Metric("blackboard.writes", "{memory}", "Revisions and tombstones stored")
 CONFLICTS: Final = Metric("blackboard.conflicts", "{write}", "Writes that another one preceded")
 DELIVERIES: Final = Metric("blackboard.deliveries", "{memory}", "Memories given to handlers")

@@ -17,8 +17,11 @@ class ModelStub:
         seen: How often each conversation (roles and texts) was asked.
     """
 
-    def __init__(self, url: str, status: Callable[[int], int]) -> None:
+    def __init__(
+        self, url: str, status: Callable[[int], int], says: Callable[[str, str], str]
+    ) -> None:
         self.url = url
+        self._says = says
         self.seen: Counter[tuple[tuple[str, str], ...]] = Counter()
         self._status = status
         self._lock = threading.Lock()
@@ -36,7 +39,7 @@ class ModelStub:
             status = self._status(self.requests)
         if status != 200:
             return status, {"error": {"message": f"the stub says {status}", "type": "stub"}}
-        text = f"Summary of {len(messages[-1][1])} characters."
+        text = self._says(messages[0][1], messages[-1][1])
         return 200, {
             "id": "stub",
             "object": "chat.completion",
@@ -52,12 +55,21 @@ class ModelStub:
         }
 
 
+def summary(_system: str, prompt: str) -> str:
+    """What the stub answers by default."""
+    return f"Summary of {len(prompt)} characters."
+
+
 @contextmanager
-def model_stub(status: Callable[[int], int] = lambda _number: 200) -> Generator[ModelStub]:
+def model_stub(
+    status: Callable[[int], int] = lambda _number: 200,
+    says: Callable[[str, str], str] = summary,
+) -> Generator[ModelStub]:
     """Serve until the block ends.
 
     Args:
         status: The HTTP status of each request, by its number, counted from 1.
+        says: The answer to a system's and a user's message.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +90,7 @@ def model_stub(status: Callable[[int], int] = lambda _number: 200) -> Generator[
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    stub = ModelStub(f"http://127.0.0.1:{server.server_address[1]}/v1", status)
+    stub = ModelStub(f"http://127.0.0.1:{server.server_address[1]}/v1", status, says)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

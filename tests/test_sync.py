@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NOT_FOR_SYNCHRONOUS_CODE = {
     "bound": "the runtime binds a board to a handler's input",
+    "finder": "it is asked by the command line, in the event loop",
     "connection": "the client belongs to the event loop of another thread",
     "sync": "it is this",
 }

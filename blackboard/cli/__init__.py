@@ -56,13 +56,17 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
         "demo": Entry(
             "demo:demo",
             "Let a flock of agents read real documents, with and without a shared board.",
-            "    blackboard demo --act shared --act kill docs/",
         ),
         "doctor": Entry(
             "doctor:doctor",
             "Check the broker, the board and who may do what.",
             "    blackboard doctor --board research\n"
             "    blackboard doctor --url nats://a:4222,nats://b:4222 --monitor http://a:8222,http://b:8222",
+        ),
+        "reindex": Entry(
+            "search:reindex",
+            "Build the index of a board anew beside the old one, and put it in its place.",
+            "    blackboard reindex --embedder text-embedding-3-small",
         ),
         "apply": Entry(
             "apply:apply",
@@ -89,6 +93,18 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "Follow the memories under a pattern, one line each.",
             "    blackboard watch 'reports.>' --since 1h\n"
             "    blackboard watch '>' --since start --limit 100 --json",
+        ),
+        "recall": Entry(
+            "search:recall",
+            "Find the memories that fit a text best, by meaning and by words.",
+            "    blackboard recall 'refund of customer 42' --topic 'cases.>' --since 24h\n"
+            "    blackboard recall 'who likes tea' --tag team=blue --context --budget 400",
+        ),
+        "query": Entry(
+            "search:query",
+            "Select memories by what they say of themselves, in order, page after page.",
+            "    blackboard query 'cases.>' --agent returns --order-by -priority --limit 20\n"
+            "    blackboard query --user customer-42 --limit 0 --count-by topic --count-by tag",
         ),
         "replay": Entry(
             "memories:replay",

@@ -62,7 +62,7 @@ class Fields:
             "key": self.key,
             "expected": self.expected,
             "kind": self.kind,
-            "tags": dict(_tag(pair) for pair in self.tag) or None,
+            "tags": dict(parse_tag(pair) for pair in self.tag) or None,
             "session": self.session,
             "user": self.user,
             "ttl": None if self.ttl is None else parse_duration(self.ttl, "--ttl"),
@@ -200,7 +200,12 @@ def _check_limit(limit: int | None) -> None:
         raise InvalidError(f"--limit {limit} must be at least 1")
 
 
-def _tag(pair: str) -> tuple[str, str]:
+def parse_tag(pair: str) -> tuple[str, str]:
+    """Read NAME=VALUE.
+
+    Raises:
+        InvalidError: It is not that.
+    """
     name, equals, value = pair.partition("=")
     if not (name and equals):
         raise InvalidError(f"--tag {pair!r} has no name or no value; write --tag NAME=VALUE")

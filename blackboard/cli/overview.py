@@ -10,10 +10,12 @@ from blackboard.batches import lost
 from blackboard.board import Blackboard
 from blackboard.cli.output import fields, say, say_json, size, table
 from blackboard.cli.place import HERE, Place, opened
+from blackboard.errors import SettingsError, UnavailableError
 from blackboard.explain import Spent
 from blackboard.jetstream import Start, consumers
 from blackboard.layout import streams_of
 from blackboard.messages import Memory
+from blackboard.search import Status
 from blackboard.settings import Limits
 from blackboard.subjects import ONCE, Pattern, Ref
 
@@ -127,6 +129,8 @@ class Stats(msgspec.Struct):
     streams: list[StreamStats]
     consumers: list[Lag]
     lost: dict[str, int]
+    index: Status | None
+    """None when no service answers, or it has not begun to index this board."""
 
 
 async def stats(*, place: Place = HERE) -> None:
@@ -150,6 +154,7 @@ async def stats(*, place: Place = HERE) -> None:
             streams=await _streams(board),
             consumers=await lags(board),
             lost=dict(zip(("audit_events", "spans"), await lost(board, RECENT), strict=True)),
+            index=await _index(board),
         )
     if place.as_json:
         say_json(counted)
@@ -194,6 +199,22 @@ async def _streams(board: Blackboard) -> list[StreamStats]:
     return rows
 
 
+async def _index(board: Blackboard) -> Status | None:
+    try:
+        return await board.finder.status()
+    except (UnavailableError, SettingsError):
+        return None
+
+
+def _index_line(index: Status | None) -> str:
+    if index is None:
+        return "none; the first recall begins it"
+    how = "catching up" if index.state.catching_up else "current" if not index.state.lag else ""
+    lag = f"{index.state.lag} messages behind" if index.state.lag else ""
+    words = [f"{index.memories} memories", index.embedder, how, lag, index.trouble]
+    return ", ".join(word for word in words if word)
+
+
 def _print_stats(stats: Stats) -> None:
     topics = "topic" if stats.topics == 1 else "topics"
     fields(
@@ -205,6 +226,7 @@ def _print_stats(stats: Stats) -> None:
             "  made": stats.once.made,
             "  saved": stats.once.saved,
             "lost": f"{stats.lost['audit_events']} audit events, {stats.lost['spans']} spans",
+            "index": _index_line(stats.index),
         }
     )
     say()

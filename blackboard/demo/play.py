@@ -1,24 +1,21 @@
 """The demo from beginning to end: sets the stage, plays the acts, draws the conclusions."""
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import anyio
-
 from blackboard.demo.acts import Played, alone, edit, isolated, kill, shared
 from blackboard.demo.documents import load as load_documents
-from blackboard.demo.example import show_example
+from blackboard.demo.example import Example, show_example
 from blackboard.demo.programs import ProgramError
+from blackboard.demo.recalled import show_recall
 from blackboard.demo.report import ACTS, Act, Results, as_json as written, compare, faults
 from blackboard.demo.screen import Screen
+from blackboard.demo.signals import interruptible
 from blackboard.demo.stage import Stage, machine, set_up
 from blackboard.demo.teams import DOCUMENTS_READ, GENERAL_QUESTIONS, PYTHON_QUESTIONS
-from blackboard.errors import BlackboardError, SettingsError
+from blackboard.errors import SettingsError
 from blackboard.settings import Settings, load as load_settings
-
-INTERRUPTED = 130
 
 
 async def demo(
@@ -56,27 +53,17 @@ async def demo(
     questions = GENERAL_QUESTIONS if paths else PYTHON_QUESTIONS
     screen = Screen(as_json=as_json)
     used = settings or load_settings()
-    code, failure = INTERRUPTED, None
-    async with anyio.create_task_group() as group:
-        group.start_soon(_obey_signals, group.cancel_scope)
-        try:
-            async with set_up(library, questions, used, keep) as stage:
-                code = await _play(stage, screen, chosen, as_json=as_json, keep=keep)
-        except BlackboardError as error:
-            failure = error  # raised below, where the task group does not wrap it
-        group.cancel_scope.cancel()
-    if failure is not None:
-        if isinstance(failure, ProgramError) and failure.said:
-            print(failure.said, file=sys.stderr)  # noqa: T201 - more than the one line of an error
-        raise failure
-    return code
 
+    async def perform() -> int:
+        async with set_up(library, questions, used, keep) as stage:
+            return await _play(stage, screen, chosen, as_json=as_json, keep=keep)
 
-async def _obey_signals(scope: anyio.CancelScope) -> None:
-    """End everything in good order, instead of leaving the programs behind."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        async for _ in signals:
-            scope.cancel()
+    try:
+        return await interruptible(perform)
+    except ProgramError as error:
+        if error.said:
+            print(error.said, file=sys.stderr)  # noqa: T201 - more than the one line of an error
+        raise
 
 
 def _introduce(stage: Stage, screen: Screen) -> None:
@@ -123,11 +110,20 @@ async def _play(
     for fault in broken:
         print(f"promise broken: {fault}", file=sys.stderr)  # noqa: T201 - seen with --json too
     if played.example is not None:
-        await show_example(played.example, stage, screen, keep)
+        await _look(played.example, stage, screen, keep, as_json=as_json)
     if as_json:
         text = written(results, reports_identical=identical, model=stage.model, machine=machine())
         print(text, flush=True)  # noqa: T201 - the one thing on standard output
     return 1 if broken else 0
+
+
+async def _look(
+    example: Example, stage: Stage, screen: Screen, keep: Path | None, *, as_json: bool
+) -> None:
+    """Look at what the flock left: one memory, and what a question finds."""
+    await show_example(example, stage, screen, keep)
+    if not as_json:
+        await show_recall(example, stage, screen)
 
 
 def _verdict(played: Played, identical: bool | None, *, has_endpoint: bool) -> str:  # noqa: FBT001

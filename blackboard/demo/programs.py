@@ -53,19 +53,23 @@ class ProgramError(BlackboardError):
         self.said = said
 
 
-def find(flock: str = "flock") -> Path:
-    """Return the folder of the flock's programs: in a checkout, or in an installed package.
+def find(name: str = "flock", program: str = f"{ROLES[0]}.py") -> Path:
+    """Return a folder of programs: in a checkout, or in an installed package.
 
     They are data, not modules: `agents` is the import name of a well-known SDK.
+
+    Args:
+        name: Of the folder.
+        program: One that is in it.
 
     Raises:
         SettingsError: They are in neither place.
     """
     package = Path(__file__).resolve().parent.parent
-    for folder in (package / "_agents" / flock, package.parent / "agents" / flock):
-        if (folder / f"{ROLES[0]}.py").is_file():
+    for folder in (package / "_agents" / name, package.parent / "agents" / name):
+        if (folder / program).is_file():
             return folder
-    raise SettingsError(f"the programs of {flock!r} are not installed; reinstall blackboard-agents")
+    raise SettingsError(f"the programs of {name!r} are not installed; reinstall blackboard-agents")
 
 
 @dataclass(slots=True, eq=False)
@@ -132,25 +136,34 @@ class Troupe:
     failure: BlackboardError | None = None
 
     async def start(self, team: str, role: str, settings: Mapping[str, str]) -> Program:
-        """Start one program for a team; settings are added to its environment."""
-        log = self.logs / f"{team}-{role}-{len(self.programs)}.log"
-        environment = {
-            **self.environment,
-            **settings,
-            "FLOCK_TEAM": team,
-            "FLOCK_PARENT": str(os.getpid()),
-        }
+        """Start one program of the flock for a team; settings are added to its environment."""
+        told = {**settings, "FLOCK_TEAM": team, "FLOCK_PARENT": str(os.getpid())}
+        return await self.launch(f"{team}-{role}", f"{role}.py", told)
+
+    async def launch(
+        self, name: str, file: str, settings: Mapping[str, str], *arguments: str
+    ) -> Program:
+        """Start one program.
+
+        Args:
+            name: For its log, and when something has to be said about it.
+            file: In the folder of the programs.
+            settings: Added to its environment.
+            *arguments: Added to its command line.
+        """
+        log = self.logs / f"{name}-{len(self.programs)}.log"
+        command = [sys.executable, str(self.folder / file), "--grace", str(GRACE_S - 2)]
         scope = anyio.CancelScope(shield=True)  # a process that was started has to be known
         with log.open("wb") as output, scope:
             process = await anyio.open_process(
-                [sys.executable, str(self.folder / f"{role}.py"), "--grace", str(GRACE_S - 2)],
+                [*command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment,
+                env={**self.environment, **settings},
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end them in good order
             )
-            self.programs.append(Program(f"{team}-{role}", process, log))
+            self.programs.append(Program(name, process, log))
         self.tasks.start_soon(self._mind, self.programs[-1])
         return self.programs[-1]
 
@@ -187,15 +200,22 @@ async def _gone(programs: Iterable[Program]) -> None:
 
 @asynccontextmanager
 async def troupe(
-    logs: Path, environment: Mapping[str, str], pulse: Pulse
+    logs: Path, environment: Mapping[str, str], pulse: Pulse, folder: Path | None = None
 ) -> AsyncGenerator[Troupe]:
-    """Hold the programs of an act; however the block ends, none of them is left running."""
+    """Hold the programs of an act; however the block ends, none of them is left running.
+
+    Args:
+        logs: What they say goes into this folder.
+        environment: What they are told, over what this process was told.
+        pulse: Beats when one of them fails.
+        folder: Where they are; None means the flock's.
+    """
     await anyio.Path(logs).mkdir(parents=True, exist_ok=True)
     inherited = dict(os.environ)  # noqa: TID251 - handed on, not read
     inherited.update(environment)
     failure: BlackboardError | None = None
     async with anyio.create_task_group() as tasks:
-        held = Troupe(find(), logs, inherited, tasks, pulse)
+        held = Troupe(folder or find(), logs, inherited, tasks, pulse)
         try:
             yield held
         except BlackboardError as error:

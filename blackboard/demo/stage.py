@@ -10,16 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import anyio
 import msgspec
 
 from blackboard import local
 from blackboard.board import Blackboard
 from blackboard.demo.documents import Library
+from blackboard.local.directory import Directory
+from blackboard.local.locks import is_held
 from blackboard.settings import Settings
 
 NAME = "demo"
 """The name under which the demo itself looks at boards; its own traffic is not counted."""
 EXTRACTIVE = "extractive"
+END_S = 10.0
+"""How long a stack may take to end after its last user left."""
+LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +66,7 @@ class Stage:
     @property
     def environment(self) -> Mapping[str, str]:
         """What the programs are told, over what this process was told."""
-        return {
-            "BLACKBOARD_URL": self.settings.url or "",
-            "BLACKBOARD_TOKEN_FILE": str(self.settings.token_file),
-            "BLACKBOARD_DATA": str(self.settings.data_dir),
-            "OPENAI_BASE_URL": self.settings.model_url or "",
-            "OPENAI_API_KEY": self.settings.model_key or "",
-            "BLACKBOARD_MODEL": self.settings.model_name,
-        }
+        return environment(self.settings)
 
     def board(self, act: str, team: str | None = None) -> str:
         """Name the board of an act, or of one team in it."""
@@ -90,6 +89,22 @@ async def set_up(
         settings: Of this process; the broker they name is not used.
         keep: Where the data stays afterwards; None means a temporary folder that is removed.
     """
+    async with own_stack(settings, keep) as (folder, endpoint, own):
+        stage = Stage(folder, endpoint.monitor, own, library, questions, uuid4().hex[:6])
+        library.write(stage.documents)
+        yield stage
+
+
+@asynccontextmanager
+async def own_stack(
+    settings: Settings, keep: Path | None = None
+) -> AsyncGenerator[tuple[Path, local.Endpoint, Settings]]:
+    """Start a local stack apart from the user's; gives its folder, where it is, and settings.
+
+    Args:
+        settings: Of this process; the broker they name is not used.
+        keep: Where the data stays afterwards; None means a temporary folder that is removed.
+    """
     folder = Path(tempfile.mkdtemp(prefix="blackboard-demo-")) if keep is None else keep
     try:
         async with local.join(folder / "data", port=0) as endpoint:
@@ -99,12 +114,32 @@ async def set_up(
                 token_file=endpoint.data_dir / "token",
                 data_dir=endpoint.data_dir,
             )
-            stage = Stage(folder, endpoint.monitor, own, library, questions, uuid4().hex[:6])
-            library.write(stage.documents)
-            yield stage
+            yield folder, endpoint, own
     finally:
         if keep is None:
+            with anyio.CancelScope(shield=True):
+                await _ended(folder / "data")
             shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _ended(data_dir: Path) -> None:
+    """Wait until the stack is gone: a service that says goodbye would make its folder again."""
+    lock = Directory.at(data_dir).supervisor_lock
+    with anyio.move_on_after(END_S):
+        while is_held(lock):  # noqa: ASYNC110 - the kernel tells nobody of a lock
+            await anyio.sleep(LOOK_S)
+
+
+def environment(settings: Settings) -> Mapping[str, str]:
+    """What programs are told, to find the broker and the model that settings name."""
+    return {
+        "BLACKBOARD_URL": settings.url or "",
+        "BLACKBOARD_TOKEN_FILE": str(settings.token_file),
+        "BLACKBOARD_DATA": str(settings.data_dir),
+        "OPENAI_BASE_URL": settings.model_url or "",
+        "OPENAI_API_KEY": settings.model_key or "",
+        "BLACKBOARD_MODEL": settings.model_name,
+    }
 
 
 def machine() -> str:

@@ -7,7 +7,7 @@ to be unknown instead of taken for granted; with the address of the broker's mon
 from collections.abc import AsyncGenerator, Sequence
 
 from blackboard.board import Blackboard
-from blackboard.doctor import broker, contents, layout, monitoring
+from blackboard.doctor import broker, contents, index, layout, monitoring
 from blackboard.doctor.check import Check
 from blackboard.errors import BlackboardError, NotFoundError, UnavailableError
 from blackboard.jetstream import StreamInfo
@@ -83,6 +83,7 @@ async def _looks(session: Session, agent: str, monitors: Sequence[str]) -> Async
     board = Blackboard(session, session.desk(settings.board, agent))
     async for check in contents.checks(board):
         yield check
+    yield await index.check(board)
 
 
 def _copies(memory: StreamInfo | None) -> int:

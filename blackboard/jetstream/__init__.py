@@ -13,9 +13,11 @@ from blackboard.jetstream.errors import BrokerError, NoStreamError
 from blackboard.jetstream.follower import Follower, follow
 from blackboard.jetstream.message import Message, Outgoing
 from blackboard.jetstream.puller import Delivery, Puller, pull
+from blackboard.jetstream.service import Answer, Handler, refusal, serve_requests
 from blackboard.jetstream.stream import Placement, Stream, StreamInfo
 
 __all__ = [
+    "Answer",
     "BrokerError",
     "Client",
     "Connection",
@@ -23,6 +25,7 @@ __all__ = [
     "Delivery",
     "Durable",
     "Follower",
+    "Handler",
     "Message",
     "NoStreamError",
     "Outgoing",
@@ -34,4 +37,6 @@ __all__ = [
     "consumers",
     "follow",
     "pull",
+    "refusal",
+    "serve_requests",
 ]

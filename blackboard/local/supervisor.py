@@ -32,6 +32,7 @@ from blackboard.local.locks import Lock, take_lock
 LOG = logging.getLogger(__name__)
 SERVICES: Sequence[tuple[str, Sequence[str]]] = (
     ("steward", (sys.executable, "-P", "-m", "blackboard.steward")),
+    ("recall", (sys.executable, "-P", "-m", "blackboard.recall", "--lazy")),
 )
 POLL_S = 0.3
 QUICK_POLL_S = 0.02
@@ -182,6 +183,7 @@ class Supervisor:
             **os.environ,
             "BLACKBOARD_URL": self._running().url,
             "BLACKBOARD_TOKEN_FILE": str(self._directory.token_file),
+            "BLACKBOARD_DATA": str(self._directory.path),
         }
         self._children += [
             Child(

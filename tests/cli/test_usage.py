@@ -28,6 +28,7 @@ from tests.stack_users import pids
 NAMES = [
     *("up", "demo", "put", "get", "watch", "replay", "agents", "topics", "stats"),
     *("run", "dead", "audit", "trace", "explain", "doctor", "apply"),
+    *("recall", "query", "reindex"),
 ]
 SUBCOMMANDS = [
     "agents list",
@@ -36,6 +37,7 @@ SUBCOMMANDS = [
     "agents remove",
     "dead list",
     "dead retry",
+    "demo support",
 ]
 NO_ID = "alice/reports/0123456789abcdef0123456789abcdef"
 

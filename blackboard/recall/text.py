@@ -1,0 +1,192 @@
+"""From a memory to what is indexed: a text to embed, and its words with weights.
+
+A memory alone says little ("Yes, in June"). What makes it findable is who said it, when, and what
+was said before. All of that goes into its words; into its vector goes who said it. What was
+measured, and what did not help, stands in perf/README.md.
+"""
+
+import calendar
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC
+from itertools import repeat
+from typing import cast
+
+import msgspec
+import numpy as np
+from qdrant_edge import Bm25, Bm25Config, TokenizerType
+
+from blackboard.codec import Json
+from blackboard.messages import Memory
+from blackboard.recall.index import Sparse
+from blackboard.recall.weights import FloatArray
+
+RECIPE = 1
+"""Counted up when the same memory would give another text or other words: an index of another
+recipe is built again."""
+HISTORY = 2
+"""Memories before this one, of the same session, label and data subject, whose words it borrows."""
+MAX_CHARS = 16_384
+"""Of one memory or question; what follows is not indexed."""
+MAX_BORROWED_CHARS = 1_000
+"""Of each memory before, so that a document does not drown the remark that follows it."""
+
+LEAN = 0.7
+"""How much of the vector of its author's name is added to a memory's."""
+
+_BORROWED = (0.7, 0.35)
+"""What a word of the memory before counts for, and of the one before that."""
+_SATURATION, _LENGTH = 0.9, 0.4
+"""BM25's k and b, as Anserini and Pyserini have them."""
+_USUAL_LENGTH = 40.0
+"""Words of a memory with its surroundings; a constant, so that a memory's words depend on it
+alone. Anything from 20 to 100 gives the same recall to 0.5 points."""
+
+
+def _counter(tokenizer: TokenizerType) -> Bm25:
+    # With these constants a word that occurs n times weighs 2n/(n+1), so that n can be had back.
+    return Bm25(
+        Bm25Config(k=1.0, b=0.0, language="english", ascii_folding=True, tokenizer=tokenizer)
+    )
+
+
+_SPACED = _counter(TokenizerType.Word)
+_UNSPACED = _counter(TokenizerType.Multilingual)
+"""Finds the words of scripts that put no space between them. Of the others it finds the same, but
+takes 2023-05-07 and v1.2.3 for one word each. The first such text loads dictionaries, which takes
+about half a second for each language."""
+_NO_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+
+
+class Texts(msgspec.Struct, frozen=True):
+    """What of a memory, or of a question, is compared.
+
+    Attributes:
+        bare: To be embedded; never empty.
+        author: The name of who wrote it, to be embedded apart (see `leaning`); may be empty.
+        words: For the sparse vector, which the engine multiplies by the rarity of each word (IDF).
+    """
+
+    bare: str
+    author: str
+    words: Sparse
+
+
+def texts_of(memory: Memory, previous: Sequence[Memory] = ()) -> Texts | None:
+    """What of a memory is indexed; the same on every machine.
+
+    Args:
+        memory: With its content: a blob loaded, a light memory with the content that it shows. One
+            without is indexed by its `text`, else by topic, kind and tags.
+        previous: The memories before it in the same session, label and data subject, the nearest
+            first; `HISTORY` of them are used. They must not be of another label or data subject:
+            who finds this memory learns a little of their words, and erasing them would leave it.
+
+    Returns:
+        None for a tombstone.
+    """
+    if memory.gone is not None:
+        return None
+    text = plain(memory)
+    surroundings = (memory.agent, _day(memory), memory.topic, memory.user or "")
+    fields = [(text, 1.0), *zip(surroundings, repeat(1.0), strict=False)]
+    for before, weight in zip(previous, _BORROWED, strict=False):
+        fields.append((_before(before), weight))
+    return Texts(text, re.sub(r"[_-]+", " ", memory.agent).strip(), _weighted(fields))
+
+
+def question(text: str) -> Texts:
+    """What of a question is compared with the memories; one without a word has no words."""
+    text = _clean(text)
+    return Texts(text or "?", "", Sparse(*_sorted(dict.fromkeys(_counts(text), 1.0))))
+
+
+def leaning(text: FloatArray, author: FloatArray | None) -> FloatArray:
+    """The vector of a text, leaning to its author's name.
+
+    So a question that names who is asked about finds what they wrote. Names are few: embedding
+    them apart costs next to nothing, while a name in each text costs tokens and brings less.
+
+    Args:
+        text: (d,) of unit length.
+        author: Likewise; None where there is none.
+    """
+    if author is None:
+        return text
+    both = text + LEAN * author
+    return (both / np.linalg.norm(both)).astype(np.float32)
+
+
+def plain(memory: Memory) -> str:
+    """The text of a memory for reading, at most `MAX_CHARS`; of one without, topic, kind, tags."""
+    if isinstance(memory.content, str):
+        text = _clean(memory.content)
+    else:
+        text = _clean(memory.text or "\n".join(_lines(memory.content)))
+    return text or _clean(memory.text or "") or _label(memory)
+
+
+def _before(memory: Memory) -> str:
+    return "" if memory.gone is not None else plain(memory)[:MAX_BORROWED_CHARS]
+
+
+def _day(memory: Memory) -> str:
+    """The date as a question would say it; `happened` in its own time zone."""
+    when = memory.happened or (memory.stored and memory.stored.astimezone(UTC))
+    return f"{when.day} {calendar.month_name[when.month]} {when.year}" if when else ""
+
+
+def _label(memory: Memory) -> str:
+    label = " ".join([memory.topic, memory.kind, *memory.tags.values()])
+    return _clean(re.sub(r"[._-]+", " ", label))
+
+
+def _clean(text: str) -> str:
+    # A lone surrogate is legal in a Python string and refused by tokenizers.
+    return text[:MAX_CHARS].encode("utf-8", "replace").decode().strip()
+
+
+def _lines(content: Json) -> Iterator[str]:
+    """Each value of a JSON tree as a line, with its name, until there is text enough."""
+    left = MAX_CHARS
+    walk: list[Iterator[tuple[str, Json]]] = [iter([("", content)])]
+    while walk and left > 0:
+        name, value = next(walk[-1], (None, None))
+        left -= 1
+        if name is None:
+            walk.pop()
+        elif isinstance(value, dict):
+            walk.append(iter(cast("dict[str, Json]", value).items()))
+        elif isinstance(value, list):
+            walk.append(zip(repeat(name), cast("list[Json]", value), strict=False))
+        elif value is not None:
+            text = value[:left] if isinstance(value, str) else str(value)
+            left -= len(name) + len(text)
+            yield f"{name}: {text}" if name else text
+
+
+def _weighted(fields: Sequence[tuple[str, float]]) -> Sparse:
+    """BM25F: the counts of all fields added up by their weights, then saturated as one text's."""
+    counts: dict[int, float] = {}
+    for text, weight in fields:
+        for word, count in _counts(text).items():
+            counts[word] = counts.get(word, 0.0) + weight * count
+    length = sum(counts.values()) / _USUAL_LENGTH
+    norm = _SATURATION * (1.0 - _LENGTH + _LENGTH * length)
+    return Sparse(
+        *_sorted({word: n * (_SATURATION + 1.0) / (n + norm) for word, n in counts.items()})
+    )
+
+
+def _counts(text: str) -> dict[int, int]:
+    """How often each word occurs, by the hash of its stem; words that say nothing left out."""
+    counter = _UNSPACED if _NO_SPACES.search(text) else _SPACED
+    found = counter.embed_document(text)
+    weights = zip(found.indices, found.values, strict=True)
+    return {word: round(weight / (2.0 - weight)) for word, weight in weights}
+
+
+def _sorted(weights: dict[int, float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    words = tuple(sorted(weights))
+    return words, tuple(weights[word] for word in words)
