@@ -11,7 +11,9 @@ import pytest
 
 from blackboard import Blackboard
 from tests.clusters import Cluster
+from tests.embedding_stub import EmbeddingStub, embedding_stub
 from tests.inhabitants import inhabitants
+from tests.recall_service import RecallService
 from tests.servers import Server
 from tests.waiting import wait_until
 
@@ -109,3 +111,27 @@ async def board(server: Server) -> AsyncGenerator[Blackboard]:
     """An open board of agent `alice` on a fresh server."""
     async with Blackboard.open(server.url, board="main", agent="alice") as board:
         yield board
+
+
+@pytest.fixture
+def embeddings() -> Iterator[EmbeddingStub]:
+    """A stand-in for an endpoint that embeds, for `start_recall`."""
+    with embedding_stub() as stub:
+        yield stub
+
+
+@pytest.fixture
+def start_recall(
+    server: Server, tmp_path: Path, embeddings: EmbeddingStub
+) -> Iterator[Callable[..., RecallService]]:
+    """Start a recall service of the broker, by the name of its folder and options of its class."""
+    started: list[RecallService] = []
+
+    def begin(name: str = "index", **options: Any) -> RecallService:
+        service = RecallService(server.url, tmp_path / name, embeddings, **options)
+        started.append(service)
+        return service
+
+    yield begin
+    for service in started:
+        service.kill()

@@ -4,7 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -16,6 +19,7 @@ from blackboard.recall.edge import EdgeIndex
 from blackboard.recall.index import Entry, Row, Where
 from blackboard.search import Filter, Status
 from tests.embedding_stub import EmbeddingStub
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "bow-64"
@@ -143,3 +147,20 @@ def told(entry: Entry) -> tuple[object, ...]:
     return tuple(
         getattr(entry, name) for name in entry.__struct_fields__ if name not in {"vectors"}
     )
+
+
+async def contents(board: Blackboard, text: str, **options: Any) -> list[object]:
+    return [hit.memory.content for hit in await board.recall(text, **options)]
+
+
+@asynccontextmanager
+async def lagging(board: Blackboard, embeddings: EmbeddingStub) -> AsyncGenerator[None]:
+    """Hold the index where it is, while it goes on answering."""
+    await current(board, board.log.reached)
+    embeddings.held = "dam"
+    await board.sibling(agent="dammer").put("dams", "a dam")
+    await wait_until(embeddings.waiting.is_set, "the indexer waits")
+    try:
+        yield
+    finally:
+        embeddings.release()

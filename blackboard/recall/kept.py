@@ -47,7 +47,7 @@ class Kept:
         self._indexer: Indexer | None = None
         self._begun = anyio.Event()
         self._trouble: str | None = None
-        self._mismatched = False
+        self._hopeless = False
         self._users = 0
         self._idle = anyio.Event()
 
@@ -67,16 +67,17 @@ class Kept:
         name, dimensions = self.book.signature.embedder, self.book.signature.dimensions
         pause_s = RETRY_S
         while True:
-            self._mismatched = False
+            self._hopeless = False
             try:
                 embedder = await embedders.get(name)
             except BlackboardError as error:
                 self._trouble = str(error)
+                self._hopeless = isinstance(error, SettingsError)
             else:
                 if embedder.dimensions == dimensions:
                     self._trouble = None
                     return embedder
-                self._mismatched = True
+                self._hopeless = True
                 self._trouble = (
                     f"the index was built with {name!r} of {dimensions} dimensions, which now has "
                     f"{embedder.dimensions}; run: blackboard reindex --embedder {name}"
@@ -135,7 +136,7 @@ class Kept:
             with anyio.move_on_after(OPEN_S):
                 await self._begun.wait()
         if self.embedder is None:
-            if self._mismatched:
+            if self._hopeless:
                 raise SettingsError(self._trouble or "")
             raise RetryableError(self._trouble or "the embedder is being opened; try again")
         return self.embedder

@@ -56,7 +56,7 @@ class Library:
         self._group: TaskGroup | None = None
         self._opened = anyio.Event()
         self._again = anyio.Event()
-        self._trouble: str | None = None
+        self._trouble: BlackboardError | None = None
         self._mismatch: str | None = None
         self._changing = anyio.Lock()
 
@@ -67,12 +67,8 @@ class Library:
             began = anyio.current_time()
             try:
                 await self._keep()
-            except (BlackboardError, OSError) as error:
-                self._trouble = str(error)
-                logger.warning("board %s: %s", self.log.board, error)
-            except Exception as error:
-                self._trouble = f"{type(error).__name__}: {error}"
-                logger.exception("board %s", self.log.board)
+            except Exception as error:  # noqa: BLE001 - of one board; the others go on
+                self._failed(error)
             if anyio.current_time() - began > LONGEST_RETRY_S:
                 pause_s = RETRY_S
             await anyio.sleep(pause_s)
@@ -83,14 +79,16 @@ class Library:
 
         Raises:
             UnavailableError: It cannot be opened now; the text says why.
+            SettingsError: It cannot be until the settings are mended.
         """
         with anyio.move_on_after(OPEN_S):
-            while self._active is None:
+            while self._active is None and not isinstance(self._trouble, SettingsError):
                 await self._opened.wait()
         if self._active is None:
-            raise UnavailableError(
-                self._trouble or f"the index of board {self.log.board!r} is being opened; try again"
-            )
+            if isinstance(self._trouble, SettingsError):
+                raise self._trouble
+            why = self._trouble or f"the index of board {self.log.board!r} is being opened"
+            raise UnavailableError(f"{why}; try again")
         return self._active
 
     def check_embedder(self) -> None:
@@ -265,15 +263,23 @@ class Library:
                 await kept.run(self.log, self._reader, self._embedders)
             except (BrokenIndexError, MismatchError) as error:
                 logger.warning("board %s: %s; it is built again", self.log.board, error)
-                self._trouble = str(error)
                 self._replaced(kept.book)
-            except (BlackboardError, OSError) as error:
-                logger.warning("board %s: %s", self.log.board, error)
-                self._trouble = str(error)
-            except Exception as error:
-                self._trouble = f"{type(error).__name__}: {error}"
-                logger.exception("board %s", self.log.board)
+            except Exception as error:  # noqa: BLE001 - of one board; the others go on
+                self._failed(error)
             self._again.set()
+
+    def _failed(self, error: Exception) -> None:
+        """Keep what went wrong for those who ask; it is tried again."""
+        if isinstance(error, BlackboardError):
+            self._trouble = error
+            logger.warning("board %s: %s", self.log.board, error)
+        else:
+            self._trouble = UnavailableError(f"the index failed ({type(error).__name__}: {error})")
+            logger.error("board %s", self.log.board, exc_info=error)
+        if self._active is None:
+            # Those who wait for it look again.
+            self._opened.set()
+            self._opened = anyio.Event()
 
     def _replaced(self, book: Book) -> Book:
         """Put a new and empty index in the place of one that is of no use any more."""
