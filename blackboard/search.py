@@ -16,8 +16,20 @@ MAX_LIMIT = 1_000
 """Hits or rows in one answer."""
 MAX_TEXT = 16_384
 """Characters of a query; what the embedder sees of it is less."""
-Order = Literal["stored", "-stored", "happened", "-happened", "priority", "-priority", "agent", "-agent", "topic", "-topic"]
-"""What rows are ordered by; `-` is descending. Equal ones are ordered by their reference."""
+Order = Literal[
+    "stored",
+    "-stored",
+    "happened",
+    "-happened",
+    "priority",
+    "-priority",
+    "agent",
+    "-agent",
+    "topic",
+    "-topic",
+]
+"""What rows are ordered by; `-` is descending. Equal ones are ordered by their revision, likewise, and
+those without `happened` come last in both directions."""
 CountBy = Literal["agent", "topic", "session", "user", "kind", "access", "tag"]
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from blackboard.errors import SettingsError, TerminalError
 from blackboard.recall.weights import FloatArray
 from blackboard.search import CountBy, Filter, Grant, Order
 from blackboard.subjects import Ref
@@ -24,11 +25,9 @@ class Sparse(msgspec.Struct, frozen=True):
 
 
 class Vectors(msgspec.Struct, frozen=True):
-    """A text in all the ways in which it is searched; `context` is the text with what surrounds it."""
+    """A text in both ways in which it is searched."""
 
     bare: FloatArray
-    """(d,) float32 of unit length."""
-    context: FloatArray
     """(d,) float32 of unit length."""
     words: Sparse
 
@@ -50,8 +49,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         happened: The agent's.
         expires: When it ends.
         sources: Unpinned.
-        shows: The result of `once` whose content it shows, unpinned; a result shows itself. Hits that
-            show the same fold into one.
+        shows: The result of `once` whose content it shows, unpinned; a result shows itself. Hits
+            that show the same fold into one.
         text: Kept for summaries only.
         vectors: For the search.
     """
@@ -120,8 +119,29 @@ class Signature(msgspec.Struct, frozen=True):
     """Of the stream, so that a board that was deleted and made anew is noticed."""
 
 
+class MismatchError(SettingsError):
+    """What is there was built with another signature; build it anew, or open it with its own.
+
+    Args:
+        message: What differs, and what to do next.
+        found: What it was built with.
+    """
+
+    def __init__(self, message: str, found: Signature) -> None:
+        super().__init__(message)
+        self.found = found
+
+
+class BrokenIndexError(TerminalError):
+    """What is there cannot be read or written any more; build it anew, nothing is lost."""
+
+
 class Index(Protocol):
-    """An index of one board. Methods raise `UnavailableError` when the engine does not answer."""
+    """An index of one board.
+
+    Methods raise `UnavailableError` when the engine does not answer, and nothing is lost by calling
+    again; `BrokenIndexError` when it never will.
+    """
 
     @property
     def signature(self) -> Signature:
@@ -136,31 +156,58 @@ class Index(Protocol):
         ...
 
     async def apply(self, entries: Sequence[Entry], gone: Sequence[Ref], position: int) -> None:
-        """Take in the newest revisions and take out what is gone, in one step, and then `position`.
+        """Take in the newest revisions and take out what is gone, and then `position`.
 
-        Idempotent. An entry that is older than what is there changes nothing. What was applied is
-        searched from here on; it is on disk by the next `flush`.
+        Idempotent. An entry that is older than what is there changes nothing, and what is gone is
+        taken out only if its revision is `position` at most: it may have been written again since.
+        A reference is in one of the two. What was applied is searched from here on; it is on disk
+        by the next `flush`.
+
+        Raises:
+            InvalidError: A vector is none, or of other dimensions; nothing was applied.
         """
         ...
 
     async def flush(self) -> None:
-        """Make everything applied, and its position, durable."""
-        ...
+        """Make everything applied, and its position, durable.
 
-    async def search(
-        self, vectors: Vectors, where: Where, limit: int
-    ) -> dict[str, list[Scored]]:
-        """The best candidates of each part (`bare`, `context`, `words`), best first.
-
-        The predicate is applied inside the search, before the limit. Candidates that show the same
-        result count once towards the limit.
+        May take a second and hold up whatever else this process does: not for every `apply`.
         """
         ...
 
-    async def select(
-        self, where: Where, order: Order, limit: int, after: Row | None
-    ) -> list[Row]:
-        """Rows in order, behind `after` if given; equal values are ordered by reference."""
+    async def tidy(self, *, scrub: bool = False) -> bool:
+        """Do what keeps searches quick, if it is due; call it behind flushes, in a task of its own.
+
+        Searches and writes go on meanwhile, and are held up at the end for about a second. It
+        costs nothing when nothing is due. Cancelling leaves the index as it was.
+
+        Args:
+            scrub: Also take off the disk what is left there of removed and replaced memories.
+
+        Returns:
+            Whether anything was done.
+        """
+        ...
+
+    async def search(self, vectors: Vectors, where: Where, limit: int) -> dict[str, list[Scored]]:
+        """The best candidates of each part (`bare`, `words`), best first.
+
+        The predicate is applied inside the search, before the limit. Candidates that show the same
+        result count once towards the limit; parts may name one result by different memories, so
+        whoever fuses them goes by `shows` where it is set.
+
+        Raises:
+            InvalidError: The topic is no pattern, or a vector is none or of other dimensions.
+        """
+        ...
+
+    async def select(self, where: Where, order: Order, limit: int, after: Row | None) -> list[Row]:
+        """Rows in order, behind `after` if given, which need not be there any more.
+
+        Equal values are ordered by revision, in the direction of the order; memories without a
+        value (`happened`) come last either way. What is not revised while a caller pages is
+        neither skipped nor repeated, whatever else is written.
+        """
         ...
 
     async def count(
@@ -177,10 +224,21 @@ class Index(Protocol):
         """The vectors of a memory; None when it is not there."""
         ...
 
+    async def get(self, ref: Ref) -> Entry | None:
+        """A memory as it is held, vectors included; None when it is not there.
+
+        Values of more than 256 characters are held, and come back, shortened to a digest.
+        """
+        ...
+
     async def expired(self, now: datetime, limit: int) -> list[Ref]:
         """Memories whose time is over and that are still held."""
         ...
 
     async def close(self) -> None:
         """Flush, and let go of files and connections."""
+        ...
+
+    async def destroy(self) -> None:
+        """Close, and remove the index with everything in it."""
         ...

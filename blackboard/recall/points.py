@@ -1,0 +1,179 @@
+"""Memories as points of an engine: ids, fields, and back.
+
+Times are whole microseconds, which a float still holds exactly in the year 2255. Everything that
+is searched by is a field of its own; the reference, which is the answer, is one too.
+"""
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from blackboard.errors import InvalidError
+from blackboard.recall.index import Entry, MismatchError, Scored, Signature, Vectors
+from blackboard.recall.predicate import kept, microseconds, places, tag, untag
+from blackboard.recall.weights import FloatArray
+from blackboard.subjects import BB_NAMESPACE, Ref
+
+Kind = Literal["keyword", "integer", "float"]
+Payload = dict[str, Any]
+
+FIELDS: Final[dict[str, Kind]] = {
+    "access": "keyword",
+    "agent": "keyword",
+    "session": "keyword",
+    "user": "keyword",
+    "kind": "keyword",
+    "topic": "keyword",
+    "places": "keyword",
+    "tags": "keyword",
+    "sources": "keyword",
+    "shows": "keyword",
+    "depth": "integer",
+    "revision": "integer",
+    "stored": "integer",
+    "happened": "integer",
+    "expires": "integer",
+    "priority": "float",
+}
+"""What is indexed, and how."""
+SCORED = ["ref", "revision", "stored", "priority", "shows", "session"]
+"""Fields that a candidate is made of."""
+BARE = "bare"
+WORDS = "words"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def point_id(board: str, ref: Ref) -> str:
+    """The point of a memory; a name cannot be made to fall on another memory's point."""
+    return str(uuid.uuid5(BB_NAMESPACE, f"{board}/{ref.unpinned}"))
+
+
+def moment(stamp: int) -> datetime:
+    """The time that was kept as microseconds."""
+    return _EPOCH + timedelta(microseconds=stamp)
+
+
+def payload(entry: Entry) -> Payload:
+    """The fields of a memory; what it does not have is left out."""
+    fields: Payload = {
+        "ref": str(entry.ref.unpinned),
+        "revision": entry.revision,
+        "access": entry.access,
+        "agent": entry.author,
+        "kind": kept(entry.kind),
+        "topic": entry.ref.topic,
+        "places": places(entry.ref.topic),
+        "depth": entry.ref.topic.count(".") + 1,
+        "priority": float(entry.priority),
+        "stored": microseconds(entry.stored),
+    }
+    if entry.session is not None:
+        fields["session"] = kept(entry.session)
+    if entry.user is not None:
+        fields["user"] = kept(entry.user)
+    if entry.tags:
+        fields["tags"] = [tag(name, value) for name, value in entry.tags.items()]
+    if entry.happened is not None:
+        fields["happened"] = microseconds(entry.happened)
+    if entry.expires is not None:
+        fields["expires"] = microseconds(entry.expires)
+    if entry.sources:
+        fields["sources"] = [str(source.unpinned) for source in entry.sources]
+    if entry.shows is not None:
+        fields["shows"] = str(entry.shows.unpinned)
+    if entry.text is not None:
+        fields["text"] = entry.text
+    return fields
+
+
+def entry(fields: Mapping[str, Any], vectors: Vectors) -> Entry:
+    """The memory that `payload` was made of; values above `MAX_VALUE` come back as digests."""
+    happened, expires, shows = fields.get("happened"), fields.get("expires"), fields.get("shows")
+    return Entry(
+        ref=Ref.parse(fields["ref"]),
+        revision=fields["revision"],
+        access=fields["access"],
+        author=fields["agent"],
+        session=fields.get("session"),
+        user=fields.get("user"),
+        kind=fields["kind"],
+        tags=dict(untag(text) for text in fields.get("tags", ())),
+        priority=float(fields["priority"]),
+        stored=moment(fields["stored"]),
+        happened=None if happened is None else moment(happened),
+        expires=None if expires is None else moment(expires),
+        sources=tuple(Ref.parse(source) for source in fields.get("sources", ())),
+        shows=None if shows is None else Ref.parse(shows),
+        text=fields.get("text"),
+        vectors=vectors,
+    )
+
+
+def scored(fields: Mapping[str, Any], score: float) -> Scored:
+    """A candidate from its point."""
+    shows = fields.get("shows")
+    return Scored(
+        ref=Ref.parse(fields["ref"]),
+        revision=fields["revision"],
+        score=score,
+        stored=moment(fields["stored"]),
+        priority=float(fields["priority"]),
+        shows=None if shows is None else Ref.parse(shows),
+        session=fields.get("session"),
+    )
+
+
+def check(vectors: Vectors, signature: Signature) -> None:
+    """Refuse what would be stored and never found.
+
+    Raises:
+        InvalidError: Wrong dimensions, a number that is none, or words without as many weights.
+    """
+    _check_dense(vectors.bare, signature)
+    words = vectors.words
+    if len(words.indices) != len(words.values) or len(set(words.indices)) != len(words.indices):
+        raise InvalidError(
+            f"{len(words.indices)} words with {len(words.values)} weights; every word has one "
+            "weight and appears once"
+        )
+    if not np.isfinite(np.asarray(words.values, dtype=np.float32)).all():
+        raise InvalidError("the weight of a word is not finite; check how texts are encoded")
+    if any(not 0 <= index < 2**32 for index in words.indices):
+        raise InvalidError("the index of a word does not fit into 32 bits")
+
+
+def _check_dense(vector: FloatArray, signature: Signature) -> None:
+    if vector.shape != (signature.dimensions,):
+        raise InvalidError(
+            f"a vector of shape {vector.shape} for an index of {signature.dimensions} "
+            f"dimensions ({signature.embedder!r}); to change the embedder run "
+            "`blackboard reindex --embedder …`"
+        )
+    if not np.isfinite(vector).all():
+        raise InvalidError(
+            f"a vector with NaN or infinity; check what the embedder "
+            f"({signature.embedder!r}) answers"
+        )
+
+
+def check_signature(found: Signature, wanted: Signature, where: str) -> None:
+    """Refuse an index that was built with something else.
+
+    Raises:
+        MismatchError: It was; the text names the command to run.
+    """
+    names = ("board", "embedder", "dimensions", "recipe", "created")
+    different = [
+        f"{name} {getattr(found, name)!r} instead of {getattr(wanted, name)!r}"
+        for name in names
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    if different:
+        raise MismatchError(
+            f"the index in {where!r} was built with {', '.join(different)}; "
+            "run `blackboard reindex`",
+            found,
+        )
