@@ -1,6 +1,6 @@
 """How much of what answers a question is among the first k hits, on LoCoMo.
 
-    python -m perf.bench_locomo --data PATH [--index]
+    python -m perf.bench_locomo --data PATH
 
 PATH is a file of LoCoMo conversations (Maharana et al., ACL 2024; CC BY-NC 4.0, so it is read where
 it lies and never copied here). Each turn is a memory of a board of its own conversation: agent,
@@ -8,8 +8,7 @@ session, the session's date as `happened`, the text with the caption of a shared
 The score of a question is the share of its evidence turns among the first k. Questions whose
 evidence names no turn are left out.
 
-Without `--index`, parts are searched exactly, in numpy; with it, through the embedded index, at the
-depth that the service uses.
+Parts are searched exactly, in numpy, as deep as the service asks an index for.
 """
 
 import argparse
@@ -123,21 +122,30 @@ def alone(memory: Memory) -> Memory:
     return msgspec.structs.replace(memory, agent="", happened=None, stored=None)
 
 
-async def searched(model: MiniLM, talk: Talk, *, who_when: bool, history: bool) -> Searched:
-    texts: list[Texts] = []
+def texts(talk: Talk, *, who_when: bool, history: bool) -> list[Texts]:
+    made: list[Texts] = []
     for memory, previous in zip(talk.memories, talk.previous, strict=True):
-        made = texts_of(memory if who_when else alone(memory), previous if history else ())
-        assert made is not None  # noqa: S101 - no turn is a tombstone
-        texts.append(made)
-    names = sorted({each.author for each in texts if each.author})
-    rows = await model.embed([*names, *(each.bare for each in texts)])
-    authors: dict[str, FloatArray] = dict(zip(names, rows, strict=False))
-    bare = rows[len(names) :]
-    dense = [leaning(row, authors.get(each.author)) for row, each in zip(bare, texts, strict=True)]
-    return Searched(talk.memories, [each.words for each in texts], np.stack(dense))
+        it = texts_of(memory if who_when else alone(memory), previous if history else ())
+        assert it is not None  # noqa: S101 - no turn is a tombstone
+        made.append(it)
+    return made
 
 
-def exact(index: Searched, asked: Sequence[Texts], vectors: FloatArray) -> list[Parts]:
+async def embedded(model: MiniLM, talk: Talk) -> dict[str, FloatArray]:
+    """Vectors by text: of turns, agents and questions."""
+    made = texts(talk, who_when=True, history=False)
+    different = {text for each in made for text in (each.bare, each.author)}
+    different |= {question(each.text).bare for each in talk.questions}
+    ordered = sorted(different)
+    return dict(zip(ordered, await model.embed(ordered), strict=True))
+
+
+def searched(talk: Talk, made: Sequence[Texts], rows: dict[str, FloatArray]) -> Searched:
+    dense = [leaning(rows[each.bare], rows[each.author] if each.author else None) for each in made]
+    return Searched(talk.memories, [each.words for each in made], np.stack(dense))
+
+
+def exact(index: Searched, talk: Talk, rows: dict[str, FloatArray]) -> list[Parts]:
     """What an engine answers that looks at everything: the candidates of each question."""
     count = len(index.memories)
     frequency = Counter(word for words in index.words for word in words.indices)
@@ -147,15 +155,16 @@ def exact(index: Searched, asked: Sequence[Texts], vectors: FloatArray) -> list[
         for word, weight in zip(words.indices, words.values, strict=True):
             holding.setdefault(word, []).append((place, weight * rare[word]))
     answers: list[Parts] = []
-    for number, texts in enumerate(asked):
+    for each in talk.questions:
+        asked = question(each.text)
         scores = np.zeros(count)
-        for word, weight in zip(texts.words.indices, texts.words.values, strict=True):
+        for word, weight in zip(asked.words.indices, asked.words.values, strict=True):
             for place, value in holding.get(word, ()):
                 scores[place] += weight * value
         answers.append(
             {
                 "words": _best(index.memories, scores, above=0.0),
-                "bare": _best(index.memories, index.dense @ vectors[number]),
+                "bare": _best(index.memories, index.dense @ rows[asked.bare]),
             }
         )
     return answers
@@ -232,13 +241,12 @@ ROWS: list[tuple[str, dict[str, bool], Callable[[Parts], Parts]]] = [
 async def measure(model: MiniLM, boards: Sequence[Talk]) -> dict[str, Recall]:
     rows: dict[str, Recall] = {name: {} for name, _, _ in ROWS}
     for talk in boards:
-        asked = [question(each.text) for each in talk.questions]
-        vectors = await model.embed([each.bare for each in asked])
+        vectors = await embedded(model, talk)
         kept: dict[tuple[bool, bool], list[Parts]] = {}
         for name, how, change in ROWS:
             kind = how["who_when"], how["history"]
             if kind not in kept:
-                kept[kind] = exact(await searched(model, talk, **how), asked, vectors)
+                kept[kind] = exact(searched(talk, texts(talk, **how), vectors), talk, vectors)
             rows[name][talk.name] = list(recalled(talk, [change(each) for each in kept[kind]]))
     return rows
 
@@ -275,7 +283,6 @@ async def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--index", action="store_true", help="through the embedded index")
     options = parser.parse_args()
     if options.data is None:
         print("bench_locomo: no --data given, nothing to measure")

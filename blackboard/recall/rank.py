@@ -10,7 +10,7 @@ said beside what sounds like it. What that brings, and what brought nothing, is 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -43,12 +43,8 @@ class _Result(msgspec.Struct):
         self.shares[part] = max(share, self.shares.get(part, 0.0))
         if candidate.session is not None:
             self.sessions.add(candidate.session)
-        if _place(candidate, share) > _place(self.best, self.most):
+        if (share, candidate.revision) > (self.most, self.best.revision):
             self.best, self.most = candidate, share
-
-    @property
-    def match(self) -> float:
-        return math.fsum(self.shares.values())
 
 
 def rank(
@@ -76,17 +72,20 @@ def rank(
     """
     results = _results(parts)
     _lift(results)
-    top = max((each.match for each in results), default=0.0) or 1.0
-    found: dict[tuple[float, int, str], Found] = {}
+    top = max((math.fsum(each.shares.values()) for each in results), default=0.0) or 1.0
+    scored: list[tuple[float, int, _Result]] = []
     for each in results:
-        why = {part: share / top for part, share in each.shares.items()}
+        why = each.shares = {part: share / top for part, share in each.shares.items()}
         if recency:
             why["recency"] = recency * _newness(each.best.stored, now)
         if priority:
             why["priority"] = priority * each.best.priority
-        ref, score = each.best.ref.pinned(each.best.revision), math.fsum(why.values())
-        found[-score, -each.best.revision, str(ref)] = Found(ref, score, why)
-    return [found[place] for place in sorted(found)[:limit]]
+        scored.append((math.fsum(why.values()), each.best.revision, each))
+    scored.sort(key=lambda each: each[:2], reverse=True)
+    return [
+        Found(each.best.ref.pinned(revision), score, each.shares)
+        for score, revision, each in scored[:limit]
+    ]
 
 
 def _results(parts: Mapping[str, Sequence[Scored]]) -> list[_Result]:
@@ -117,19 +116,16 @@ def _shares(candidates: Sequence[Scored]) -> list[float]:
     return [1.0 if score > -math.inf else 0.0 for score in scores]
 
 
-def _lift(results: Iterable[_Result]) -> None:
+def _lift(results: Sequence[_Result]) -> None:
     """Add to each result a share of the best of its session; of its own where it has none."""
+    own = [math.fsum(each.shares.values()) for each in results]
     best: dict[str, float] = {}
-    for each in results:
+    for each, match in zip(results, own, strict=True):
         for session in each.sessions:
-            best[session] = max(each.match, best.get(session, 0.0))
-    for each in results:
-        nearby = max((best[session] for session in each.sessions), default=each.match)
+            best[session] = max(match, best.get(session, 0.0))
+    for each, match in zip(results, own, strict=True):
+        nearby = max((best[session] for session in each.sessions), default=match)
         each.shares["session"] = LIFT * nearby
-
-
-def _place(candidate: Scored, share: float) -> tuple[float, int, str]:
-    return share, candidate.revision, str(candidate.ref)
 
 
 def _newness(stored: datetime, now: datetime) -> float:
