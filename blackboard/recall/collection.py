@@ -184,7 +184,7 @@ class Collection(ABC):
         # What keeps the books of an engine is marked by an end at 0, so that no search finds it.
         over = All((Between("expires", gt=0, lte=predicate.microseconds(now)),))
         found = await self._scroll(over, limit, Sort("expires"), _ROW)
-        return [Ref.parse(point.fields["ref"]) for point in found]
+        return [points.ref(point.fields["ref"]) for point in found]
 
     # Steps.
 
@@ -324,7 +324,7 @@ def _behind(field: str, value: str | float, descending: bool) -> Condition:  # n
 
 
 def _row(point: Point, field: str) -> Row:
-    ref = Ref.parse(point.fields["ref"])
+    ref = points.ref(point.fields["ref"])
     return Row(ref, point.fields["revision"], point.fields.get(field))
 
 
@@ -333,4 +333,4 @@ def _place(row: Row) -> tuple[Any, int]:
 
 
 def _pinned(point: Point) -> Ref:
-    return Ref.parse(point.fields["ref"]).pinned(point.fields["revision"])
+    return points.ref(point.fields["ref"]).pinned(point.fields["revision"])
