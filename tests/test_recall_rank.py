@@ -48,7 +48,7 @@ ANY = st.floats(allow_nan=True, allow_infinity=True)
 USUAL = st.floats(0, 50).map(lambda value: round(value, 3))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(parts(ANY), st.floats(0, 1), st.floats(0, 1), st.integers(1, 15))
 def test_whatever_the_scores_are_the_ranking_is_well_formed(
     found: dict[str, list[Scored]], recency: float, priority: float, limit: int
@@ -66,6 +66,7 @@ def test_whatever_the_scores_are_the_ranking_is_well_formed(
         assert all(value >= 0 for value in hit.why.values())
 
 
+@settings(deadline=None)
 @given(parts(USUAL), st.randoms())
 def test_the_order_of_the_candidates_does_not_matter(found: dict[str, list[Scored]], dice: Any):
     shuffled = {name: dice.sample(found[name], len(found[name])) for name in sorted(found)[::-1]}
@@ -73,7 +74,7 @@ def test_the_order_of_the_candidates_does_not_matter(found: dict[str, list[Score
     assert ranked(shuffled) == ranked(found)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(parts(USUAL), st.sampled_from(["bare", "words"]), st.integers(0, 11), st.floats(0.1, 100))
 def test_what_scores_higher_is_never_ranked_lower_for_it(
     found: dict[str, list[Scored]], name: str, number: int, more: float

@@ -232,7 +232,7 @@ def test_a_word_weighs_more_the_more_often_it_comes_and_less_in_a_longer_text():
     assert weights(made(memory(longer)))[word("zebra")] < once
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(HOSTILE, st.lists(HOSTILE, max_size=3))
 def test_whatever_the_text_is_its_vectors_are_well_formed(text: str, before: list[str]):
     texts = made(memory(text), *[memory(each) for each in before])
@@ -247,7 +247,7 @@ def test_whatever_the_text_is_its_vectors_are_well_formed(text: str, before: lis
     assert set(asked.words.indices) <= set(texts.words.indices)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | HOSTILE,

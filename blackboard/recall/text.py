@@ -52,8 +52,9 @@ def _counter(tokenizer: TokenizerType) -> Bm25:
 
 _SPACED = _counter(TokenizerType.Word)
 _UNSPACED = _counter(TokenizerType.Multilingual)
-"""Finds the words of scripts that put no space between them; of the other ones it finds the same
-words, but takes 2023-05-07 and v1.2.3 for one."""
+"""Finds the words of scripts that put no space between them. Of the others it finds the same, but
+takes 2023-05-07 and v1.2.3 for one word each. The first such text loads dictionaries, which takes
+about half a second for each language."""
 _NO_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 """Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
 
