@@ -1,6 +1,6 @@
 """How much of what answers a question is among the first k hits, on LoCoMo.
 
-    python -m perf.bench_locomo --data PATH
+    python -m perf.bench_locomo --data PATH [--index]
 
 PATH is a file of LoCoMo conversations (Maharana et al., ACL 2024; CC BY-NC 4.0, so it is read where
 it lies and never copied here). Each turn is a memory of a board of its own conversation: agent,
@@ -8,7 +8,8 @@ session, the session's date as `happened`, the text with the caption of a shared
 The score of a question is the share of its evidence turns among the first k. Questions whose
 evidence names no turn are left out.
 
-Parts are searched exactly, in numpy, as deep as the service asks an index for.
+Without `--index`, parts are searched exactly, in numpy; with it, through the embedded index, at the
+depth that the service uses.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import math
 import re
 import statistics
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -27,11 +29,13 @@ import msgspec
 import numpy as np
 
 from blackboard.messages import Memory
+from blackboard.recall.edge import EdgeIndex
 from blackboard.recall.embed import MiniLM
-from blackboard.recall.index import Scored, Sparse
+from blackboard.recall.index import Entry, Scored, Signature, Sparse, Vectors, Where
 from blackboard.recall.rank import DEPTH, rank
-from blackboard.recall.text import HISTORY, Texts, leaning, question, texts_of
+from blackboard.recall.text import HISTORY, RECIPE, Texts, leaning, question, texts_of
 from blackboard.recall.weights import FloatArray
+from blackboard.search import Filter
 from blackboard.subjects import derived_id
 
 KS = (5, 10, 25, 50)
@@ -170,6 +174,39 @@ def exact(index: Searched, talk: Talk, rows: dict[str, FloatArray]) -> list[Part
     return answers
 
 
+async def indexed(index: Searched, talk: Talk, rows: dict[str, FloatArray]) -> list[Parts]:
+    """What the embedded index answers."""
+    signature = Signature(talk.name, "all-MiniLM-L6-v2", index.dense.shape[1], RECIPE)
+    everything = Where(Filter(), None, NOW)
+    with tempfile.TemporaryDirectory() as directory:
+        engine = await EdgeIndex.open(Path(directory) / "index", signature)
+        entries = [
+            _entry(memory, Vectors(dense, words))
+            for memory, words, dense in zip(index.memories, index.words, index.dense, strict=True)
+        ]
+        await engine.apply(entries, [], len(entries))
+        answers: list[Parts] = []
+        for each in talk.questions:
+            asked = question(each.text)
+            vectors = Vectors(rows[asked.bare], asked.words)
+            answers.append(await engine.search(vectors, everything, DEPTH))
+        await engine.close()
+    return answers
+
+
+def _entry(memory: Memory, vectors: Vectors) -> Entry:
+    return Entry(
+        ref=memory.ref.unpinned,
+        revision=memory.revision,
+        access=memory.access,
+        author=memory.agent,
+        session=memory.session,
+        stored=memory.stored or NOW,
+        happened=memory.happened,
+        vectors=vectors,
+    )
+
+
 def _best(
     memories: Sequence[Memory], scores: np.ndarray[Any, Any], above: float = -math.inf
 ) -> list[Scored]:
@@ -238,7 +275,9 @@ ROWS: list[tuple[str, dict[str, bool], Callable[[Parts], Parts]]] = [
 ]
 
 
-async def measure(model: MiniLM, boards: Sequence[Talk]) -> dict[str, Recall]:
+async def measure(
+    model: MiniLM, boards: Sequence[Talk], *, through_index: bool
+) -> dict[str, Recall]:
     rows: dict[str, Recall] = {name: {} for name, _, _ in ROWS}
     for talk in boards:
         vectors = await embedded(model, talk)
@@ -246,7 +285,11 @@ async def measure(model: MiniLM, boards: Sequence[Talk]) -> dict[str, Recall]:
         for name, how, change in ROWS:
             kind = how["who_when"], how["history"]
             if kind not in kept:
-                kept[kind] = exact(searched(talk, texts(talk, **how), vectors), talk, vectors)
+                held = searched(talk, texts(talk, **how), vectors)
+                if through_index:
+                    kept[kind] = await indexed(held, talk, vectors)
+                else:
+                    kept[kind] = exact(held, talk, vectors)
             rows[name][talk.name] = list(recalled(talk, [change(each) for each in kept[kind]]))
     return rows
 
@@ -277,12 +320,13 @@ async def main(arguments: argparse.Namespace) -> None:
     questions = sum(len(talk.questions) for talk in boards)
     print(f"{len(boards)} conversations, {turns} turns, {questions} questions")
     model = await MiniLM.open()
-    report(await measure(model, boards))
+    report(await measure(model, boards, through_index=arguments.index))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--index", action="store_true", help="through the embedded index")
     options = parser.parse_args()
     if options.data is None:
         print("bench_locomo: no --data given, nothing to measure")
