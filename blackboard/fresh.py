@@ -118,14 +118,28 @@ class FreshReads:
             self.wrote(subject, message.sequence)
         return message
 
+    async def leaders_last(self, subject: str, expected: int) -> Message | None:
+        """The newest message that a filter selects as the leader has it, once it is at `expected`.
+
+        Args:
+            subject: A filter.
+            expected: A sequence that was there; one that nobody has seen is not waited for.
+        """
+        return await self._from_leader(
+            lambda: self._connection.leader_last(self._stream, subject), self._known_to(expected)
+        )
+
+    def _known_to(self, sequence: int) -> int:
+        # A sequence that nobody has seen may be one that somebody made up.
+        return sequence if sequence <= self._seen else 0
+
     async def at_sequence(self, sequence: int) -> Message | None:
         """One message by its sequence."""
         message = await self._again(lambda: self._connection.at_sequence(self._stream, sequence))
         if message is None and await self._is_replicated():
-            # A sequence that nobody has seen may be one that somebody made up.
             return await self._from_leader(
                 lambda: self._connection.leader_at_sequence(self._stream, sequence),
-                sequence if sequence <= self._seen else 0,
+                self._known_to(sequence),
             )
         return message
 

@@ -64,21 +64,22 @@ class Sender:
             ) from error
 
     async def _sent(self, messages: Sequence[Outgoing]) -> int:
-        unsure = False
+        lost = False
         conflict: ConflictError | None = None
         while True:
             try:
-                if unsure and (last := await self._stored(messages, conflict)):
+                if (lost or conflict) and (last := await self._stored(messages, conflict, lost)):
                     return last
                 return await self._publish(messages)
             except ConflictError as error:
-                if not unsure or conflict is error:
+                # On several servers one that was deposed and has not noticed answers as well.
+                if conflict is error or not (lost or self._reads.replicated):
                     raise
                 conflict = error
             except _UnsureError:
                 raise
             except UnavailableError as error:
-                unsure = True
+                lost = True
                 if self._connection.closed:
                     raise
                 if isinstance(error, NoStreamError):
@@ -87,14 +88,17 @@ class Sender:
                     await anyio.sleep(RETRY_S)
 
     async def _stored(
-        self, messages: Sequence[Outgoing], conflict: ConflictError | None
+        self,
+        messages: Sequence[Outgoing],
+        conflict: ConflictError | None,
+        lost: bool,  # noqa: FBT001 - whether an answer was
     ) -> int | None:
         """The sequence of the last, if what was sent before is stored; None when not yet."""
         behind = await self._behind(messages[0])
         if behind is not None and _is_own(behind, messages[0]):
             return behind.sequence + len(messages) - 1
         if conflict is not None and await self._is_overtaken(messages):
-            raise await self._verdict(messages[0], conflict)
+            raise await self._verdict(messages[0], conflict) if lost else conflict
         return None
 
     async def _publish(self, messages: Sequence[Outgoing]) -> int:
@@ -112,16 +116,21 @@ class Sender:
         return await self._reads.next_after(subject, int(message.headers[EXPECTED]) + 1)
 
     async def _is_overtaken(self, messages: Sequence[Outgoing]) -> bool:
-        """Whether somebody else's write is stored: else a conflict may be with our own first try.
+        """Whether what is stored explains a conflict, as far as the board is known to have come.
 
-        The leader of a replicated board refuses what meets a write that it has sent to the others
-        and not stored yet, and until then nothing shows whose that is.
+        The leader of a replicated board also refuses what meets a write that it has sent to the
+        others and not stored yet, which may be our own first try; and a server that was deposed,
+        and has not noticed, refuses what the new leader stores.
         """
         if not self._reads.replicated:
             return True
         for message in messages:
-            behind = await self._behind(message)
-            if behind is not None and not _is_own(behind, message):
+            expected = int(message.headers[EXPECTED])
+            subject = message.headers.get(EXPECTED_SUBJECT, message.subject)
+            newest = await self._reads.leaders_last(subject, expected)
+            if (0 if newest is None else newest.sequence) == expected:
+                continue
+            if newest is None or not _is_own(newest, message):
                 return True
         await anyio.sleep(RETRY_S)
         return False

@@ -14,9 +14,12 @@ import anyio
 import anyio.to_thread
 import msgspec
 import pytest
+from nats.aio.msg import Msg
 
 from blackboard import Blackboard, Memory
-from blackboard.errors import UnavailableError
+from blackboard.errors import ConflictError, UnavailableError
+from blackboard.jetstream import Connection
+from blackboard.jetstream.requests import subscribe
 from blackboard.sender import TRY_S
 from blackboard.settings import Limits
 from blackboard.subjects import reference_filter
@@ -26,6 +29,7 @@ from tests.settling import everything
 from tests.waiting import wait_until
 
 STREAM = "MEM_main"
+REFUSAL = b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 0"}}'
 CHANGES = 8
 
 
@@ -65,6 +69,34 @@ async def test_a_write_does_not_conflict_with_its_own_first_try(
 
     assert [memory.content for memory in await everything(board, "notes")] == ["new"]
     assert [memory.content for memory in await everything(board, "state.x")] == [1, 2]
+    assert [memory.content for memory in await everything(board, "many")] == ["a", "b"]
+
+
+async def test_the_refusal_of_a_server_that_was_deposed_is_no_conflict(
+    cluster: Cluster, board: Blackboard
+):
+    refusals = 0
+
+    async def refuse(msg: Msg) -> None:
+        nonlocal refusals
+        refusals += 1
+        await msg.respond(REFUSAL)
+
+    await board.put("state.n", 0, key="n")
+    async with Connection.open(cluster.url) as deposed:
+        # As one that has not noticed does, it answers besides the leader, and sooner.
+        await subscribe(deposed.client, "mem.main.shared.alice.>", refuse)
+        await deposed.client.flush()
+        refs = [await board.put("notes", number) for number in range(5)]
+        for _ in range(5):
+            await board.update("*/state.n/n", lambda memory: 1 + (memory.content if memory else 0))
+        await board.put_many("many", ["a", "b"])
+        with pytest.raises(ConflictError):
+            await board.put("state.n", 9, key="n", expected=refs[0].written)
+
+    assert refusals > 10
+    assert [memory.content for memory in await everything(board, "notes")] == list(range(5))
+    assert [memory.content for memory in await everything(board, "state.n")] == list(range(6))
     assert [memory.content for memory in await everything(board, "many")] == ["a", "b"]
 
 

@@ -50,6 +50,7 @@ class Caller:
 
     async def _on_signal(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            tell(ready=True)  # from now on it can be told to end
             async for _ in signals:
                 self.stopping = True
 
@@ -86,7 +87,6 @@ class Caller:
 async def main() -> None:
     options = told()
     async with Blackboard.open(options["url"], agent=options["agent"]) as board:
-        tell(ready=True)
         await Caller(board, options["seed"], options["began"], options["planted"]).all()
 
 

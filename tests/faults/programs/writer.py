@@ -67,6 +67,7 @@ class Writer:
 
     async def _on_signal(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            tell(ready=True)  # from now on it can be told to end
             async for _ in signals:
                 self.stopping = True
 
@@ -202,7 +203,6 @@ class Writer:
 async def main() -> None:
     options = told()
     async with Blackboard.open(options["url"], agent=options["agent"]) as board:
-        tell(ready=True)
         await Writer(board, options["name"], options["seed"], options["planted"]).all()
 
 
