@@ -81,6 +81,8 @@ class Requests:
         finally:
             timer.cancel()
             del self._open[number]
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # whoever was cut off at the same moment has no use for it
         if msg.headers and msg.headers.get("Status") == "503":
             raise NoStreamError(f"nothing on the broker answers {subject!r}")
         return msg
