@@ -315,6 +315,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         embedder: It was built with.
         dimensions: Of its vectors.
         memories: It holds.
+        loose: Memories of them that no graph holds yet: a search compares them one by one. An
+            engine of its own (Qdrant) does not tell.
         skipped: Memories that could not be indexed since the service began.
         state: How far it is.
         building: Its successor.
@@ -327,6 +329,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     embedder: str
     dimensions: int = 0
     memories: int = 0
+    loose: int = 0
     skipped: int = 0
     state: State = State()
     building: Building | None = None

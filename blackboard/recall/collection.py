@@ -75,6 +75,11 @@ class Collection(ABC):
         """What it was built with."""
         return self._signature
 
+    @property
+    def loose(self) -> int:
+        """Memories without a graph, as far as the engine tells; see `Index.loose`."""
+        return 0
+
     # What an engine brings.
 
     @abstractmethod

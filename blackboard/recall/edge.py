@@ -94,6 +94,11 @@ class EdgeIndex(Collection):
             home.release()
             raise
 
+    @property
+    def loose(self) -> int:
+        """Memories that no graph holds; see `Index.loose`."""
+        return self._unsorted
+
     async def position(self) -> int:
         """The last revision that is on disk."""
         return self._home.books.position

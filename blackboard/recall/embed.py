@@ -29,6 +29,8 @@ MAX_CHARS = 16_384
 WINDOW = 2048
 """Texts tokenized at a time, which bounds the memory of a large call."""
 MOST_THREADS = 4
+FEW = 2
+"""So many texts are a question, which does not queue behind texts that are indexed."""
 
 
 class Embedder(Protocol):
@@ -71,6 +73,7 @@ class MiniLM:
         self._tokenizer = tokenizer
         self._threads = threads
         self._limiter = anyio.CapacityLimiter(threads)
+        self._quick = anyio.CapacityLimiter(threads)
         self.precision = precision
 
     @classmethod
@@ -116,6 +119,9 @@ class MiniLM:
     async def embed(self, texts: Sequence[str]) -> FloatArray:
         """Embed texts; see `Embedder.embed`. Never refuses, never busy."""
         vectors = np.empty((len(texts), MINILM_DIMENSIONS), dtype=np.float32)
+        if len(texts) <= FEW:
+            await anyio.to_thread.run_sync(self._at_once, vectors, texts, limiter=self._quick)
+            return vectors
         for start in range(0, len(texts), WINDOW):
             rows = vectors[start : start + WINDOW]
             window = texts[start : start + WINDOW]
@@ -125,6 +131,9 @@ class MiniLM:
                     group.start_soon(self._fill, rows, tokens, hand)
         return vectors
 
+    def _at_once(self, rows: FloatArray, texts: Sequence[str]) -> None:
+        self._run(rows, self._tokenize(texts), range(len(texts)))
+
     async def _fill(self, rows: FloatArray, tokens: list[list[int]], hand: list[int]) -> None:
         await anyio.to_thread.run_sync(self._run, rows, tokens, hand, limiter=self._limiter)
 
@@ -133,7 +142,7 @@ class MiniLM:
         clean = [text[:MAX_CHARS].encode("utf-8", "replace").decode() for text in texts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clean)]
 
-    def _run(self, rows: FloatArray, tokens: list[list[int]], hand: list[int]) -> None:
+    def _run(self, rows: FloatArray, tokens: list[list[int]], hand: Sequence[int]) -> None:
         for place in hand:
             ids = np.array([tokens[place]], dtype=np.int64)
             feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}

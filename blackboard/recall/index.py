@@ -148,6 +148,11 @@ class Index(Protocol):
         """What it was built with."""
         ...
 
+    @property
+    def loose(self) -> int:
+        """Memories that are compared one by one until `tidy` builds graphs over them."""
+        ...
+
     async def position(self) -> int:
         """The last revision that it durably holds; 0 when it is new.
 

@@ -111,6 +111,7 @@ class Library:
             embedder=kept.book.signature.embedder,
             dimensions=kept.book.signature.dimensions,
             memories=memories,
+            loose=kept.index.loose,
             skipped=kept.skipped,
             seconds=kept.seconds,
             state=kept.state(),
