@@ -134,6 +134,8 @@ class Bench:
     server: Server
     results: list[Result] = field(default_factory=list[Result])
     load: float = field(default_factory=lambda: os.getloadavg()[0])
+    packages: dict[str, str] = field(default_factory=versions)
+    """Versions that are kept with the figures; add those of what is measured beside."""
 
     @property
     def url(self) -> str:
@@ -234,7 +236,7 @@ class Bench:
         """Append the results to `<results>/<bench>.jsonl`."""
         folder = Path(self.options.results)
         folder.mkdir(parents=True, exist_ok=True)
-        facts = {"commit": commit(), "machine": machine(), "versions": versions()}
+        facts = {"commit": commit(), "machine": machine(), "versions": self.packages}
         with (folder / f"{self.name}.jsonl").open("ab") as lines:
             for result in self.results:
                 load = (round(self.load, 2), round(os.getloadavg()[0], 2))

@@ -5,7 +5,7 @@ A child ends when its standard input does, so it cannot outlive the program that
 
 import json
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from subprocess import PIPE
 from typing import Any
@@ -22,12 +22,17 @@ ANSWER_S = 300.0
 
 
 class Child:
-    """A running module of this folder."""
+    """A running module of this folder.
+
+    Attributes:
+        greeting: What it said when it was ready.
+    """
 
     def __init__(self, process: Process) -> None:
         if process.stdin is None or process.stdout is None:
             raise AssertionError("started without pipes")
         self.pid = process.pid
+        self.greeting: Any = None
         self._stdin = process.stdin
         self._lines = BufferedByteReceiveStream(process.stdout)
 
@@ -43,15 +48,28 @@ class Child:
 
 
 @asynccontextmanager
-async def child(module: str, **options: object) -> AsyncGenerator[Child]:
-    """Run `perf.<module>` until the end of the block; on entering it has said that it is ready."""
-    words = [sys.executable, "-m", f"perf.{module}", json.dumps(options)]
+async def child(
+    module: str,
+    *,
+    python: str = sys.executable,
+    env: Mapping[str, str] | None = None,
+    **options: object,
+) -> AsyncGenerator[Child]:
+    """Run `perf.<module>` until the end of the block; on entering it has said that it is ready.
+
+    Args:
+        module: What to run.
+        python: The interpreter.
+        env: Its environment variables; None hands on ours.
+        options: Told to it.
+    """
+    words = [python, "-m", f"perf.{module}", json.dumps(options)]
     process = await anyio.open_process(
-        words, stdin=PIPE, stdout=PIPE, stderr=None, cwd=ROOT, start_new_session=True
+        words, stdin=PIPE, stdout=PIPE, stderr=None, cwd=ROOT, env=env, start_new_session=True
     )
     try:
         running = Child(process)
-        await running.hear()
+        running.greeting = await running.hear()
         yield running
     finally:
         with anyio.CancelScope(shield=True):
