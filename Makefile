@@ -6,7 +6,7 @@
 #   make faults    seeded fault runs, and what waits for servers to notice (ARGS="-k seeded --seed 7")
 #   make check     ruff, pyright strict, import floors
 #   make bench     measurements against a raw client, minutes (ARGS="--rounds 5")
-#   make bench-full   the same with the sizes that take long (a million memories)
+#   make bench-full   the same with the sizes that take long (a million memories), and the peers
 #   make schemas   write schemas/ from the code (ARGS=--check only compares)
 #   make up        the local stack, until Ctrl-C
 #   make install   .venv with everything
@@ -95,4 +95,4 @@ lock:
 	@! grep -n '://' requirements*.lock
 
 clean:
-	rm -rf $(VENV) .lock-venv dist build
+	rm -rf $(VENV) .lock-venv perf/.peers dist build

@@ -27,6 +27,12 @@ class Lookup:
         """For the collection to remember."""
         return "looked-up"
 
+    @staticmethod
+    def build_from_config(config: dict[str, Any]) -> "Lookup":
+        """For its own notes; what it embeds with is the one that it was given."""
+        del config
+        return Lookup({})
+
     def get_config(self) -> dict[str, Any]:
         """Nothing to remember."""
         return {}

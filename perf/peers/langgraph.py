@@ -16,13 +16,13 @@ class LangGraph:
     def __init__(self, home: Path, vectors: dict[str, list[float]]) -> None:
         del home
         memory: Any = import_module("langgraph.store.memory")
-        self._store = memory.InMemoryStore(
-            index={
-                "dims": len(next(iter(vectors.values()))),
-                "embed": lambda texts: [vectors[text] for text in texts],  # pyright: ignore[reportUnknownLambdaType, reportUnknownVariableType]
-                "fields": ["text"],
-            }
-        )
+
+        def embed(texts: Sequence[str]) -> list[list[float]]:
+            return [vectors[text] for text in texts]
+
+        dimensions = len(next(iter(vectors.values())))
+        index = {"dims": dimensions, "embed": embed, "fields": ["text"]}
+        self._store = memory.InMemoryStore(index=index)
 
     def add(self, numbers: Sequence[int], texts: list[str], fields: list[dict[str, str]]) -> None:
         """One by one, as it is documented."""

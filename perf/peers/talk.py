@@ -60,6 +60,8 @@ class Given:
 def run(open_store: Callable[[Path, dict[str, list[float]]], Store]) -> None:
     """Open the peer with a folder and the vectors, and do as told until nobody tells anything.
 
+    It is tried before, so that one that does not work here is left out rather than ends the rest.
+
     Args:
         open_store: Imports the peer too, so that a failure is told as the reason.
     """
@@ -75,7 +77,8 @@ def run(open_store: Callable[[Path, dict[str, list[float]]], Store]) -> None:
         folder, home = (Path(word) for word in json.loads(sys.argv[1])["folders"])
         given = Given(folder)
         try:
-            store = open_store(home, given.vectors)
+            _try(open_store, home / "trial", given)
+            store = open_store(home / "store", given.vectors)
         except Exception as error:  # noqa: BLE001 - any of them is the reason why it is left out
             say({"failed": f"{type(error).__name__}: {error}"})
             return
@@ -83,6 +86,18 @@ def run(open_store: Callable[[Path, dict[str, list[float]]], Store]) -> None:
         for line in sys.stdin:
             order: dict[str, Any] = json.loads(line)
             say(_added(store, given, **order) if "last" in order else _found(store, given, **order))
+        store.close()
+
+
+def _try(
+    open_store: Callable[[Path, dict[str, list[float]]], Store], home: Path, given: Given
+) -> None:
+    store = open_store(home, given.vectors)
+    try:
+        store.add(range(2), given.pieces[:2], given.fields[:2])
+        if sorted(store.search(given.questions[0], None, 2)) != sorted(given.pieces[:2]):
+            raise RuntimeError("it does not find what was added")
+    finally:
         store.close()
 
 
