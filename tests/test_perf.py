@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
+from perf.parties import Given
+from perf.processes import child
 from perf.servers import nats_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,3 +85,15 @@ def test_the_server_of_a_bench_ends_with_its_block() -> None:
 
     assert not process.is_running()
     assert not home.exists()
+
+
+async def test_a_peer_that_cannot_run_says_why(tmp_path: Path) -> None:
+    given = Given.make(20)
+    given.rows = np.zeros((len(given.pieces) + len(given.questions), 3))
+    given.write(tmp_path)
+    folders = [str(tmp_path), str(tmp_path / "chroma")]
+
+    async with child("peers.chroma", folders=folders) as peer:  # in our environment, without it
+        told = peer.greeting
+
+    assert told == {"failed": "ModuleNotFoundError: No module named 'chromadb'"}
