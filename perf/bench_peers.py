@@ -28,7 +28,7 @@ from blackboard.recall.edge import EdgeIndex
 from blackboard.recall.embed import MINILM_DIMENSIONS, MiniLM
 from blackboard.recall.index import Signature
 from blackboard.recall.text import RECIPE
-from perf.bench_recall import current, service
+from perf.bench_recall import current, service, settled
 from perf.harness import Bench, Case, run
 from perf.parties import (
     ASKED,
@@ -135,6 +135,7 @@ async def indexed(bench: Bench, board: Blackboard, size: int) -> None:
     bench.table("from the stream to the index of board.recall, start and embedding included", [row])
     parts = ", ".join(f"{name} {value:.1f} s" for name, value in status.seconds.items())
     bench.say(f"  of {seconds:.1f} s: {parts}")
+    await settled(bench, board, size)
 
 
 async def peers(bench: Bench, folder: Path, given: Given, stack: AsyncExitStack) -> list[Elsewhere]:
