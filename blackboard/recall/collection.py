@@ -22,6 +22,7 @@ import msgspec
 
 from blackboard.recall import points, predicate
 from blackboard.recall.index import Entry, Row, Scored, Signature, Vectors, Where
+from blackboard.recall.points import Candidate
 from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf
 from blackboard.search import CountBy, Order
 from blackboard.subjects import Ref
@@ -120,22 +121,23 @@ class Collection(ABC):
         if condition is None or limit < 1:
             return found
         wanted = [part for part in PARTS if part != points.WORDS or vectors.words.indices]
-        best = {part: dict[str, Point]() for part in wanted}
+        best = {part: dict[str, tuple[Candidate, float]]() for part in wanted}
         fetch = limit + SLACK
         while wanted:
-            folded = {key for part in wanted for key, point in best[part].items() if _folds(point)}
+            folded = {key for part in wanted for key, (one, _) in best[part].items() if one.shows}
             rest = _without(condition, folded)
             answers = await self._find(vectors, wanted, rest, fetch)
             again: list[str] = []
             for part, answer in zip(wanted, answers, strict=True):
                 for point in answer:
-                    best[part].setdefault(_key(point), point)
+                    one = points.candidate(point.fields)
+                    best[part].setdefault(one.key, (one, point.score))
                 if len(best[part]) < limit and len(answer) == fetch:
                     again.append(part)
             wanted, fetch = again, min(2 * fetch, MAX_FETCH)
         for part, kept in best.items():
-            ranked = sorted(kept.values(), key=lambda point: -point.score)[:limit]
-            found[part] = [points.scored(point.fields, point.score) for point in ranked]
+            ranked = sorted(kept.values(), key=lambda each: -each[1])[:limit]
+            found[part] = [points.scored(one, score) for one, score in ranked]
         return found
 
     async def select(self, where: Where, order: Order, limit: int, after: Row | None) -> list[Row]:
@@ -295,14 +297,6 @@ class Collection(ABC):
 
 
 _ROW = ["ref", "revision"]
-
-
-def _key(point: Point) -> str:
-    return point.fields.get("shows") or point.fields["ref"]
-
-
-def _folds(point: Point) -> bool:
-    return point.fields.get("shows") is not None
 
 
 def _without(condition: All, folded: set[str]) -> All:

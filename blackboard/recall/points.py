@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 
 from blackboard.errors import InvalidError
@@ -40,11 +41,33 @@ FIELDS: Final[dict[str, Kind]] = {
     "priority": "float",
 }
 """What is indexed, and how."""
-SCORED = ["ref", "revision", "stored", "priority", "shows", "session"]
+CANDIDATE = "candidate"
+"""What ranking needs of a memory, as one text: engines hand over fields one by one, and a search
+hands over two hundred candidates, so six fields of each would take as long as finding them."""
+SCORED = [CANDIDATE]
 """Fields that a candidate is made of."""
 BARE = "bare"
 WORDS = "words"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Candidate(msgspec.Struct, frozen=True, array_like=True):
+    """What ranking needs of a memory; see `Entry`."""
+
+    ref: str
+    revision: int
+    stored: int
+    priority: float
+    shows: str | None = None
+    session: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What it counts as: the result that it shows, or itself."""
+        return self.shows or self.ref
+
+
+_read_candidate = msgspec.json.Decoder(Candidate).decode
 
 
 def point_id(board: str, ref: Ref) -> str:
@@ -71,6 +94,7 @@ def payload(entry: Entry) -> Payload:
         "priority": float(entry.priority),
         "stored": microseconds(entry.stored),
     }
+    fields[CANDIDATE] = _candidate(fields, entry)
     if entry.session is not None:
         fields["session"] = kept(entry.session)
     if entry.user is not None:
@@ -119,17 +143,33 @@ def ref(text: str) -> Ref:
     return Ref(agent, topic, id)
 
 
-def scored(fields: Mapping[str, Any], score: float) -> Scored:
-    """A candidate from its point."""
-    shows = fields.get("shows")
+def candidate(fields: Mapping[str, Any]) -> Candidate:
+    """What ranking needs, from the field that has it all."""
+    return _read_candidate(fields[CANDIDATE])
+
+
+def _candidate(fields: Payload, entry: Entry) -> str:
+    seen = Candidate(
+        fields["ref"],
+        entry.revision,
+        fields["stored"],
+        fields["priority"],
+        None if entry.shows is None else str(entry.shows.unpinned),
+        None if entry.session is None else kept(entry.session),
+    )
+    return msgspec.json.encode(seen).decode()
+
+
+def scored(found: Candidate, score: float) -> Scored:
+    """A candidate with its score."""
     return Scored(
-        ref=ref(fields["ref"]),
-        revision=fields["revision"],
+        ref=ref(found.ref),
+        revision=found.revision,
         score=score,
-        stored=moment(fields["stored"]),
-        priority=float(fields["priority"]),
-        shows=None if shows is None else ref(shows),
-        session=fields.get("session"),
+        stored=moment(found.stored),
+        priority=found.priority,
+        shows=None if found.shows is None else ref(found.shows),
+        session=found.session,
     )
 
 

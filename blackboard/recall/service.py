@@ -6,6 +6,7 @@ first question on, and after that from every start on; until then the service is
 the libraries of its trade.
 """
 
+import gc
 import importlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -170,6 +171,9 @@ def _load() -> None:
     """Load what indexing needs; only now, because it is much and may not be installed."""
     importlib.import_module("blackboard.recall.desk")
     importlib.import_module("blackboard.recall.edge")
+    # It stays until the process ends; to look through it for garbage again and again would hold up
+    # answers for tens of milliseconds.
+    gc.freeze()
 
 
 class Librarian:
