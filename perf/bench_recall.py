@@ -139,7 +139,8 @@ async def answers(bench: Bench, board: Blackboard, size: int) -> None:
         "by tag and time": {"tags": {"team": "blue"}, "since": timedelta(days=1)},
         "by user": {"user": "user-3"},
     }
-    await measured(board, questions, max(5, n // 10))
+    # Each question once: a service that has run for a while has its index in memory.
+    await measured(board, questions, min(n, len(questions)))
     rows: list[Result] = []
     for what, where in cases.items():
         times = await measured(board, questions, n, **where)
