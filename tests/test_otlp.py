@@ -123,9 +123,10 @@ def test_spans_without_room_are_counted_and_told(
         telemetry.shutdown(timeout_s=10)
 
     dropped = telemetry.counted(EXPORT_DROPPED)
-    begun, ended = [one for one in caplog.records if one.name == "blackboard.otlp"]
-    assert (begun.msg, ended.msg) == ("export.drops", "export.lost")
-    assert ended.__dict__["spans"] == dropped
+    # What an earlier test left may still say that it drops something, too.
+    said = [one for one in caplog.records if one.name == "blackboard.otlp"]
+    assert said[0].msg == "export.drops"
+    assert [one.__dict__["spans"] for one in said if one.msg == "export.lost"] == [dropped]
     assert dropped >= 40 - 10 - 5
     assert len(found.spans) == 40 - dropped
     assert len(records) == 40

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from blackboard.recall.index import Scored
 from blackboard.recall.rank import DEPTH, HALF_LIFE_DAYS, LIFT, rank
@@ -50,6 +50,7 @@ USUAL = st.floats(0, 50).map(lambda value: round(value, 3))
 
 @settings(max_examples=300, deadline=None)
 @given(parts(ANY), st.floats(0, 1), st.floats(0, 1), st.integers(1, 15))
+@example({"bare": [scored(0, 0.0), scored(1, -1.7e308), scored(2, 1e292)]}, 0.0, 0.0, 1)
 def test_whatever_the_scores_are_the_ranking_is_well_formed(
     found: dict[str, list[Scored]], recency: float, priority: float, limit: int
 ):

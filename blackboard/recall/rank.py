@@ -25,6 +25,8 @@ WEIGHTS = {"words": 1.0, "bare": 1.0}
 """Parts that count, and for how much."""
 LIFT = 0.3
 """Share of the best match in its session that is added to a memory's own."""
+FAR = 1e100
+"""No engine gives such a score, and the squares of larger ones have no number."""
 HALF_LIFE_DAYS = 7.0
 """Age at which half of the bonus for being new is left."""
 
@@ -105,7 +107,10 @@ def _shares(candidates: Sequence[Scored]) -> list[float]:
     What a part does not name has 0. It lies at the part's lowest or below; where the part had room
     for more, it has nothing in common with the question, and 0 is the lowest.
     """
-    scores = [each.score if math.isfinite(each.score) else -math.inf for each in candidates]
+    scores = [
+        max(-FAR, min(each.score, FAR)) if math.isfinite(each.score) else -math.inf
+        for each in candidates
+    ]
     lowest = min((score for score in scores if score > -math.inf), default=0.0)
     if len(scores) < DEPTH:
         lowest = min(lowest, 0.0)
