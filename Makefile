@@ -16,8 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-# Most tests wait for something most of their time, so one more than the usual two cores.
-JOBS ?= 3
+JOBS ?= 2
 ARGS ?=
 
 # pip's own notices about itself are not the user's business here.

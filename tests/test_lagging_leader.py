@@ -124,6 +124,7 @@ async def test_that_there_is_nothing_counts_once_the_leader_has_come_as_far_as_w
     assert [memory.content for memory in found] == ["late"]
 
 
+@pytest.mark.faults
 async def test_a_leader_that_stays_behind_is_no_proof_that_there_is_nothing(board: Blackboard):
     ref = await board.put("notes", "early")
     reads = board.log.reads
@@ -143,6 +144,7 @@ async def test_a_sequence_that_somebody_made_up_is_not_waited_for(board: Blackbo
         assert await board.log.reads.at_sequence((ref.written or 0) + 1000) is None
 
 
+@pytest.mark.faults
 async def test_a_watcher_leaves_a_server_that_does_not_get_on(board: Blackboard):
     connection = board.log.connection
     seen: list[str] = []

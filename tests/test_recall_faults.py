@@ -372,6 +372,7 @@ async def test_weights_that_are_not_installed_are_named_at_once(
     assert service.running
 
 
+@pytest.mark.faults
 async def test_a_stopped_service_is_an_error_within_its_time(
     board: Blackboard, start_recall: Callable[..., RecallService]
 ) -> None:

@@ -251,6 +251,7 @@ async def alter(board: Blackboard, replicas: int) -> None:
     assert {change.state for change in changes} == {"done"}
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(90)
 async def test_a_board_in_use_gets_replicas_and_loses_them_and_nobody_notices(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch

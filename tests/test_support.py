@@ -209,6 +209,7 @@ async def test_killed_in_the_middle_of_a_message_another_replica_goes_on_and_ask
     assert len(notes) == len(set(notes)) == 6 + 26 + 1 + 1
 
 
+@pytest.mark.faults
 async def test_with_the_index_killed_under_it_a_department_waits_instead_of_asking_again(
     make_desk: MakeDesk,
 ) -> None:

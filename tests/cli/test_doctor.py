@@ -195,6 +195,7 @@ def test_the_doctor_sees_an_account_and_a_board_run_out_of_room(
     assert "blackboard apply --consumers" in found
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(90)
 def test_the_doctor_sees_a_server_that_is_down_and_a_stream_left_behind(
     cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
