@@ -108,7 +108,9 @@ async def apply(
     if limits.replicas not in (before.replicas, *SIZES):
         raise InvalidError(f"replicas must be {', '.join(map(str, SIZES))}, not {limits.replicas}")
     changes = await _all_settings(connection, board, limits, before, dry_run=dry_run)
-    changes += await _spread(connection, board, streams_of(board, limits), dry_run=dry_run)
+    changes += await _spread(
+        connection, board, streams_of(board, limits, connection.prefix), dry_run=dry_run
+    )
     logger.info("board.applied", extra={"board": board, "changes": len(changes)})
     return changes
 
@@ -117,7 +119,7 @@ async def _all_settings(
     connection: Connection, board: str, limits: Limits, before: Limits, *, dry_run: bool
 ) -> list[Change]:
     """Change the settings of all streams, replicas excepted."""
-    *own, _ = streams_of(board, limits)
+    *own, _ = streams_of(board, limits, connection.prefix)
     changes = [
         change for stream in own for change in await _settings(connection, stream, dry_run=dry_run)
     ]
@@ -125,7 +127,7 @@ async def _all_settings(
     if (memory_stream(board), "max_bytes") in refused:
         # The room of the projection follows that of the board, which is as it was.
         limits = msgspec.structs.replace(limits, memory_bytes=before.memory_bytes)
-    *_, projection = streams_of(board, limits)
+    *_, projection = streams_of(board, limits, connection.prefix)
     return changes + await _settings(connection, projection, dry_run=dry_run)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from blackboard.access.identity import ACCESS_STREAM
 from blackboard.errors import NotFoundError
 from blackboard.jetstream import Connection, Stream, StreamInfo
 from blackboard.settings import MIB, Limits
@@ -33,8 +34,14 @@ ANNOUNCED = "blackboard-replicas"
 """In a stream's metadata: it has replicas, or will have them soon, so reads have to be careful."""
 
 
-def streams_of(board: str, limits: Limits) -> list[Stream]:
-    """The streams of a board; the projection comes last, because it reads the board."""
+def streams_of(board: str, limits: Limits, prefix: str = "") -> list[Stream]:
+    """The streams of a board; the projection comes last, because it reads the board.
+
+    Args:
+        board: The board's name.
+        limits: What it may hold.
+        prefix: Of a connection to a broker with credentials; see `access.identity`.
+    """
     memory = memory_stream(board)
     streams = [
         Stream(
@@ -100,7 +107,9 @@ def streams_of(board: str, limits: Limits) -> list[Stream]:
         ),
     ]
     return [
-        msgspec.structs.replace(stream, replicas=limits.replicas, consumers=limits.consumers)
+        msgspec.structs.replace(
+            stream, replicas=limits.replicas, consumers=limits.consumers, prefix=prefix
+        )
         for stream in streams
     ]
 
@@ -127,7 +136,12 @@ async def create_presence(connection: Connection, board: str, limits: Limits) ->
     """
     stream = _presence(board)
     await connection.create_stream(
-        msgspec.structs.replace(stream, replicas=limits.replicas, consumers=limits.consumers)
+        msgspec.structs.replace(
+            stream,
+            replicas=limits.replicas,
+            consumers=limits.consumers,
+            prefix=connection.prefix,
+        )
     )
 
 
@@ -139,9 +153,47 @@ async def create_board(connection: Connection, board: str, limits: Limits) -> No
         UnavailableError: The broker does not answer.
     """
     check_token("board", board)
-    for stream in streams_of(board, limits):
+    for stream in streams_of(board, limits, connection.prefix):
         await connection.create_stream(stream)
     logger.info("board.created", extra={"board": board})
+
+
+def access_stream(limits: Limits, prefix: str) -> Stream:
+    """The stream of what everybody may do, on every board."""
+    return Stream(
+        name=ACCESS_STREAM,
+        subjects=("access.>",),
+        description="what each agent may do, as the access policy in force says",
+        max_bytes=64 * MIB,
+        history=1,
+        replicas=limits.replicas,
+        consumers=limits.consumers,
+        prefix=prefix,
+    )
+
+
+async def secure_board(connection: Connection, board: str) -> None:
+    """Have the streams of a board listen where no forged reply can go, for good.
+
+    What they hold stays as it is. Does nothing to streams that listen there already.
+
+    Raises:
+        BrokerError: This client may not.
+        UnavailableError: The broker does not answer.
+    """
+    for stream in streams_of(board, Limits(), connection.prefix):
+        info = await connection.stream(stream.name)
+        if info is None or not stream.subjects:
+            continue
+        wanted = stream.config()
+        if info.config.get("subjects") != wanted["subjects"]:
+            config = {
+                **info.config,
+                "subjects": wanted["subjects"],
+                "subject_transform": wanted.get("subject_transform"),
+            }
+            await connection.api(f"STREAM.UPDATE.{stream.name}", config)
+            logger.info("board.secured", extra={"board": board, "stream": stream.name})
 
 
 async def delete_board(connection: Connection, board: str) -> None:

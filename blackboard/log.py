@@ -115,9 +115,11 @@ class Log:
 
         Raises:
             ConflictError: The memory moved past `expected`.
+            DeniedError: This agent may not write there; nothing was stored.
             BoardFullError: The board is full.
             UnavailableError: No answer within 10 s; stored or not.
         """
+        await self.connection.check_write(write.access, write.ref.topic)
         await self.take_room([write])
         sequence = await self.send([self.outgoing(write)])
         self.telemetry.count(WRITES)
@@ -130,11 +132,14 @@ class Log:
 
         Raises:
             ConflictError: One of them moved; nothing was stored.
+            DeniedError: This agent may not write one of them; nothing was stored.
             BoardFullError: The board is full; nothing was stored.
             UnavailableError: No answer within 10 s; all stored or none.
         """
         if not writes and not records:
             return []
+        for access, topic in {(write.access, write.ref.topic) for write in writes}:
+            await self.connection.check_write(access, topic)
         trace: dict[str, str] = {}
         self.telemetry.inject(trace)
         sealed = [seal(write, self.board, self.instance) for write in writes]
@@ -326,8 +331,14 @@ class Log:
     ) -> AsyncGenerator[Following]:
         """Read every memory that a filter selects, in order, from `start` on; tombstones too.
 
-        Messages that are no honest memories are skipped and counted. Expired ones are skipped.
+        Messages that are no honest memories are skipped and counted. Expired ones are skipped. An
+        agent with limited rights gets what it may read of what the filter selects.
+
+        Raises:
+            DeniedError: It may read nothing of that.
+            UnavailableError: The board does not exist, or the broker does not answer.
         """
+        await self.connection.check_read(subject)
         try:
             async with follow(
                 self.connection, self.stream, subject, start, headers_only=headers_only

@@ -179,3 +179,31 @@ class SpanBatch(msgspec.Struct, frozen=True, omit_defaults=True):
 
     spans: tuple[SpanRecord, ...]
     dropped: int = 0
+
+
+class ApiRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an agent with limited rights asks the steward to ask the broker for it.
+
+    Attributes:
+        verb: What would follow `$JS.API.`.
+        body: Its JSON body; absent for none.
+    """
+
+    verb: str
+    body: dict[str, Any] | None = None
+
+
+class ServedMessage(msgspec.Struct, frozen=True):
+    """One message as the steward read it for an agent; `data` is base64 in JSON."""
+
+    subject: str
+    sequence: int
+    stored: datetime
+    headers: dict[str, str] = {}
+    data: bytes = b""
+
+
+class ServedMessages(msgspec.Struct, frozen=True):
+    """The answer to a get that the broker answers with several messages, or by sequence."""
+
+    messages: tuple[ServedMessage, ...] = ()

@@ -144,22 +144,6 @@ def _within(moment: datetime | None, since: datetime | None, until: datetime | N
     return (since is None or moment >= since) and (until is None or moment <= until)
 
 
-class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One right to read: a label and a pattern of topics, of one data subject or of all."""
-
-    access: str = "*"
-    topic: str = ">"
-    user: str | None = None
-
-    def covers(self, memory: Memory) -> bool:
-        """Whether this right extends to a memory as it was read."""
-        return (
-            self.access in ("*", memory.access)
-            and Pattern(self.topic).matches(memory.topic)
-            and self.user in (None, memory.user)
-        )
-
-
 class RecallRequest(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):

@@ -14,11 +14,12 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from blackboard.access.identity import SERVICES, Identity
 from blackboard.background import background
 from blackboard.claim import Flight
-from blackboard.errors import NotFoundError, UnavailableError
+from blackboard.errors import DeniedError, NotFoundError, SettingsError, UnavailableError
 from blackboard.fresh import FreshReads
-from blackboard.jetstream import Connection, Outgoing, StreamInfo
+from blackboard.jetstream import Connection, Outgoing, Restricted, StreamInfo
 from blackboard.journal import Journal
 from blackboard.layout import boards, create_board
 from blackboard.local import join
@@ -79,8 +80,20 @@ class Session:
         if found is None:
             check_token("board", board)
             check_name("agent", agent)
+            self._check_identity(board, agent)
             found = self.desks[board, agent] = self._desk(board, agent)
         return found
+
+    def _check_identity(self, board: str, agent: str) -> None:
+        identity = self.connection.identity
+        if identity is None or not identity.restricted:
+            return
+        if (board, agent) != (identity.board, identity.agent):
+            raise DeniedError(
+                f"this connection has the credential of agent {identity.agent!r} on board "
+                f"{identity.board!r}, so it cannot be {agent!r} on {board!r}; "
+                "open a connection with the other credential"
+            )
 
     def reads(self, stream: str) -> FreshReads:
         """The reads of a stream, which know what any agent of this session saw there."""
@@ -153,20 +166,26 @@ async def open_session(
 
     Raises:
         UnavailableError: The broker does not answer.
-        SettingsError: The address, the token or the data directory cannot be used.
+        SettingsError: The address, the token, the credential or the data directory cannot be used.
+        DeniedError: The access policy does not know this agent.
         NotFoundError: There is no such board, it is required, and `create` is off.
     """
     check_token("board", board)
     check_name("agent", agent)
     async with AsyncExitStack() as stack:
-        url, token = settings.url, None
+        url, token, identity = settings.url, None, None
         if url is None:
             endpoint = await stack.enter_async_context(join(Path(settings.data_dir)))
             url, token = endpoint.url, endpoint.token
+            if endpoint.credentials is not None:
+                identity = _local_identity(endpoint.credentials, board, agent)
+        elif settings.credentials is not None:
+            identity = Identity.read(settings.credentials, board, agent)
         else:
             token = settings.token()
+        kind = Restricted if identity is not None and identity.restricted else Connection
         connection = await stack.enter_async_context(
-            Connection.open(url, token=token, name=f"{agent}@{board}")
+            kind.open(url, token=token, identity=identity, name=f"{agent}@{board}")
         )
         there = await _ensure(connection, board, limits, create=create) if required else None
         async with background() as group:
@@ -178,6 +197,39 @@ async def open_session(
                 yield session
             finally:
                 await session.close()
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, service: str) -> AsyncGenerator[Connection]:
+    """Connect as a service that tends every board of a broker.
+
+    Args:
+        settings: Where the broker is, with a token or the service's credential.
+        service: Its name.
+
+    Raises:
+        SettingsError: There is no address, or the broker refuses the token or credential.
+        UnavailableError: The broker does not answer.
+    """
+    if settings.url is None:
+        raise SettingsError(f"set BLACKBOARD_URL to the broker that the {service} shall serve")
+    identity = None
+    if settings.credentials is not None:
+        identity = Identity.read(settings.credentials, "*", service)
+    async with Connection.open(
+        settings.url, token=settings.token(), identity=identity, name=service
+    ) as connection:
+        yield connection
+
+
+def _local_identity(credentials: Path, board: str, agent: str) -> Identity:
+    path = credentials / (f"{agent}.nk" if agent in SERVICES else f"{board}/{agent}.nk")
+    if not path.exists():
+        raise SettingsError(
+            f"this stack has credentials, and none for agent {agent!r} on board {board!r}; "
+            f"add it: blackboard access add {agent} --board {board} --role ROLE"
+        )
+    return Identity.read(path, board, agent)
 
 
 async def _ensure(

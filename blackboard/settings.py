@@ -42,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None = None
     """Addresses of the broker, separated by commas; None joins the local stack of `data_dir`."""
     token_file: Path | None = None
+    credentials: Path | None = None
+    """A file with the credential of one agent or service, where the broker has credentials."""
     board: str = "main"
     data_dir: Path = Path(".blackboard")
     model_url: str | None = None
@@ -88,6 +90,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     """
     env = os.environ if environ is None else environ
     token_file = env.get("BLACKBOARD_TOKEN_FILE")
+    credentials = env.get("BLACKBOARD_CREDENTIALS")
     otlp_protocol = (
         env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
         or env.get("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -96,6 +99,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         url=env.get("BLACKBOARD_URL") or None,
         token_file=Path(token_file) if token_file else None,
+        credentials=Path(credentials) if credentials else None,
         board=env.get("BLACKBOARD_BOARD") or "main",
         data_dir=Path(env.get("BLACKBOARD_DATA") or ".blackboard"),
         model_url=env.get("OPENAI_BASE_URL") or None,

@@ -40,7 +40,7 @@ async def checks(connection: Connection, board: str, limits: Limits) -> AsyncGen
     """Look at the streams of a board, and at those beside it that may get in its way."""
     changes = await apply(connection, board, limits, dry_run=True)
     there = await _all_streams(connection)
-    streams = {stream.name: stream for stream in streams_of(board, limits)}
+    streams = {stream.name: stream for stream in streams_of(board, limits, connection.prefix)}
     # What lies in memory goes with the broker, and the agents make it again.
     volatile = {name for name, stream in streams.items() if stream.storage == "memory"}
     wrong = [one for one in changes if not (one.setting == "stream" and one.stream in volatile)]

@@ -13,6 +13,7 @@ from blackboard.jetstream.errors import BrokerError, NoStreamError
 from blackboard.jetstream.follower import Follower, follow
 from blackboard.jetstream.message import Message, Outgoing
 from blackboard.jetstream.puller import Delivery, Puller, pull
+from blackboard.jetstream.restricted import Restricted
 from blackboard.jetstream.service import Answer, Handler, refusal, serve_requests
 from blackboard.jetstream.stream import Placement, Stream, StreamInfo
 
@@ -31,6 +32,7 @@ __all__ = [
     "Outgoing",
     "Placement",
     "Puller",
+    "Restricted",
     "Start",
     "Stream",
     "StreamInfo",

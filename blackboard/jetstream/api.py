@@ -97,10 +97,15 @@ class Api:
         except NoStreamError as error:
             # Nobody serves the API itself, so this says nothing about the stream.
             raise UnavailableError("the broker serves no JetStream (yet); try again") from error
+        self.check_answer(answer, verb)
+        return answer
+
+    @staticmethod
+    def check_answer(answer: bytes, verb: str) -> None:
+        """Raise the error that an answer of the API is, if it is one."""
         error = _read_answer(answer).error
         if error is not None:
             raise from_api(error, verb)
-        return answer
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """Read the newest message whose subject the filter selects, or None.
@@ -109,17 +114,17 @@ class Api:
             NoStreamError: The stream does not exist.
             UnavailableError: No answer in time.
         """
-        return _direct(await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}"))
+        return to_message(await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}"))
 
     async def at_sequence(self, stream: str, sequence: int) -> Message | None:
         """Read one message by its sequence, or None when it is not there (any more)."""
         body = msgspec.json.encode({"seq": sequence})
-        return _direct(await self.request(f"$JS.API.DIRECT.GET.{stream}", body))
+        return to_message(await self.request(f"$JS.API.DIRECT.GET.{stream}", body))
 
     async def next_after(self, stream: str, subject: str, sequence: int) -> Message | None:
         """Read the first message from `sequence` on whose subject the filter selects, or None."""
         body = msgspec.json.encode({"seq": sequence, "next_by_subj": subject})
-        return _direct(await self.request(f"$JS.API.DIRECT.GET.{stream}", body))
+        return to_message(await self.request(f"$JS.API.DIRECT.GET.{stream}", body))
 
     async def last_of_each(
         self, stream: str, subject: str, *, before: datetime | None = None
@@ -161,7 +166,7 @@ class Api:
                     if status:
                         words = (msg.headers or {}).get("Description", "")
                         raise BrokerError(int(status), words, what)
-                    message = _direct(msg)
+                    message = to_message(msg)
                     if message is not None:
                         found.append(message)
         except TimeoutError as error:
@@ -291,7 +296,8 @@ def _headers(block: bytes) -> dict[str, str]:
     return headers
 
 
-def _direct(msg: Msg) -> Message | None:
+def to_message(msg: Msg) -> Message | None:
+    """The answer to a direct get; None when there is no such message."""
     headers = msg.headers or {}
     status = headers.get("Status")
     if status == "404":

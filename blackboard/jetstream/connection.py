@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from uuid_utils import uuid4
 
+from blackboard.access.identity import PREFIX, Identity
 from blackboard.errors import UnavailableError
 from blackboard.jetstream.api import Api
 from blackboard.jetstream.dial import close, connect
@@ -52,11 +53,22 @@ class Connection(Api):
     Attributes:
         client: The nats-py client, for what this class does not offer.
         url: Where the broker is, without the secret.
+        identity: Whose credential this is; None at a broker without credentials.
+        prefix: Before the subject of everything that a stream shall capture.
     """
 
-    def __init__(self, client: Client, url: str, *, request_s: float = REQUEST_S) -> None:
+    def __init__(
+        self,
+        client: Client,
+        url: str,
+        *,
+        identity: Identity | None = None,
+        request_s: float = REQUEST_S,
+    ) -> None:
         self.client = client
         self.url = url
+        self.identity = identity
+        self.prefix = "" if identity is None else PREFIX
         self._request_s = request_s
         self._requests = Requests(client)
         self._again: set[Callable[[], None]] = set()
@@ -64,32 +76,40 @@ class Connection(Api):
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, token: str | None = None, name: str = "blackboard"
+        cls,
+        url: str,
+        *,
+        token: str | None = None,
+        identity: Identity | None = None,
+        name: str = "blackboard",
     ) -> AsyncGenerator["Connection"]:
         """Connect, and close on leaving.
 
         Args:
             url: One address or several, separated by commas.
             token: The broker's token, if it wants one.
+            identity: Whose credential to use, if the broker has credentials.
             name: Shown in the broker's monitoring.
 
         Raises:
             UnavailableError: No address answered within 5 s.
             SettingsError: The broker refused the token, or the address is no address.
         """
-        client = Client()
-        connection = cls(client, SECRET.sub("", url))
+        client = Client()  # its inboxes get their names when it connects
+        connection = cls(client, SECRET.sub("", url), identity=identity)
         await connect(
             client,
             url,
             shown=connection.url,
             token=token,
+            identity=identity,
             name=name,
             on_lost=connection.lost,
             on_again=connection.reconnected,
+            on_denied=connection.denied,
         )
         try:
-            await connection._requests.begin()
+            await connection.begin()
             yield connection
         finally:
             # `drain` can hang when a fetch was cancelled before, so: close, within a limit.
@@ -116,6 +136,20 @@ class Connection(Api):
     def servers(self) -> int:
         """How many servers the client knows: those it was given, and those they told it of."""
         return len(self.client.servers)
+
+    async def begin(self) -> None:
+        """Listen for answers."""
+        await self._requests.begin()
+
+    async def check_write(self, access: str, topic: str) -> None:
+        """Refuse what this client may not write; here, nothing: only the broker says."""
+
+    async def check_read(self, subject: str) -> None:
+        """Refuse a filter of which this client may read nothing; here, none."""
+
+    def denied(self, subject: str) -> None:
+        """The broker refused what was published to a subject, given in lower case."""
+        self._requests.denied(subject)
 
     def lost(self) -> None:
         """The connection broke: no open request will be answered."""
@@ -163,7 +197,7 @@ class Connection(Api):
             BoardFullError: No room.
             UnavailableError: No answer; stored or not.
         """
-        answer = await self.request(message.subject, message.data, message.headers)
+        answer = await self.request(self.prefix + message.subject, message.data, message.headers)
         ack = _read_ack(answer.data)
         if ack.error is not None:
             raise from_api(ack.error, message.subject, expected)
@@ -206,7 +240,8 @@ class Connection(Api):
                 if number % STRIDE == 0:
                     await anyio.lowlevel.checkpoint()
                 continue
-            answer = await self.request(message.subject, message.data, headers)
+            subject = self.prefix + message.subject
+            answer = await self.request(subject, message.data, headers)
             ack = _read_ack(answer.data) if answer.data else _Ack()
             if ack.error is not None:
                 raise from_api(ack.error, what)
@@ -216,7 +251,7 @@ class Connection(Api):
 
     async def _send(self, message: Outgoing, headers: dict[str, str]) -> None:
         try:
-            await self.client.publish(message.subject, message.data, headers=headers)
+            await self.client.publish(self.prefix + message.subject, message.data, headers=headers)
         except (nats.errors.Error, OSError) as error:
             raise broken(error, len(message.data)) from error
 
@@ -226,7 +261,10 @@ class Connection(Api):
         Raises:
             UnavailableError: The connection is closed.
         """
-        await self._send(Outgoing(subject, data), {})
+        try:
+            await self.client.publish(subject, data)
+        except (nats.errors.Error, OSError) as error:
+            raise broken(error, len(data)) from error
 
     @asynccontextmanager
     async def listen(self, subject: str) -> AsyncGenerator[Callable[[float], Awaitable[None]]]:

@@ -1,17 +1,22 @@
 """How a connection begins and ends: which failure is the settings', and which the broker's."""
 
 import logging
+import re
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import nats.errors
 from nats.aio.client import Client
 
+from blackboard.access.identity import Identity
 from blackboard.errors import SettingsError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
+DENIED = re.compile(r"permissions violation for (?:publish|subscription) to \"([^\"]*)\"")
+"""How the client words what the broker says of a subject, in lower case."""
 
 
 async def connect(
@@ -20,9 +25,11 @@ async def connect(
     *,
     shown: str,
     token: str | None,
+    identity: Identity | None,
     name: str,
     on_lost: Callable[[], None],
     on_again: Callable[[], None],
+    on_denied: Callable[[str], None],
 ) -> None:
     """Connect, or say why not; afterwards the client reconnects by itself, for ever.
 
@@ -31,19 +38,25 @@ async def connect(
         url: One address or several, separated by commas.
         shown: The same without the secret, for errors.
         token: The broker's token, if it wants one.
+        identity: Whose credential this is, if the broker wants one.
         name: Shown in the broker's monitoring.
         on_lost: Called when the connection breaks.
         on_again: Called when it is back.
+        on_denied: Told the subject, in lower case, that this client may not publish to.
 
     Raises:
         UnavailableError: No address answered within 5 s.
-        SettingsError: The broker refused the token, or the address is no address.
+        SettingsError: The broker refused the token or credential, or the address is no address.
     """
     refused = False
     connecting = True
     failures: list[Exception] = []
 
     async def failed(error: Exception) -> None:
+        denied = DENIED.search(str(error))
+        if denied is not None:
+            on_denied(denied.group(1))
+            return
         failures.append(error)
         logger.debug("broker.error", extra={"error": str(error)})
         if connecting and _is_refusal(error):
@@ -60,7 +73,7 @@ async def connect(
         with anyio.move_on_after(CONNECT_S):
             await client.connect(
                 servers=[part.strip() for part in url.split(",")],
-                token=token,
+                **_proof(token, identity),
                 name=name,
                 error_cb=failed,
                 disconnected_cb=lost,
@@ -81,14 +94,29 @@ async def connect(
     with anyio.move_on_after(1, shield=True):
         await close(client)
     if refused:
-        raise SettingsError(
-            f"the broker at {shown} refused the token; set BLACKBOARD_TOKEN_FILE to the "
-            "file that holds the right one"
-        )
+        raise SettingsError(_refusal(shown, identity))
     reason = f" ({failures[-1]})" if failures else ""
     raise UnavailableError(
         f"no broker answers at {shown}{reason}; start one with `blackboard up`, "
         "or set BLACKBOARD_URL"
+    )
+
+
+def _proof(token: str | None, identity: Identity | None) -> dict[str, Any]:
+    if identity is None:
+        return {"token": token}
+    return {"nkeys_seed_str": identity.seed, "inbox_prefix": identity.inbox}
+
+
+def _refusal(shown: str, identity: Identity | None) -> str:
+    if identity is not None:
+        return (
+            f"the broker at {shown} refused the credential of {identity.agent!r}: it was revoked, "
+            "replaced, or is another broker's; ask for a new one (`blackboard access add`)"
+        )
+    return (
+        f"the broker at {shown} refused the token; set BLACKBOARD_TOKEN_FILE to the "
+        "file that holds the right one, or BLACKBOARD_CREDENTIALS to your own credential"
     )
 
 

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from blackboard.errors import BlackboardError, TooLargeError, UnavailableError
+from blackboard.errors import BlackboardError, DeniedError, TooLargeError, UnavailableError
 from blackboard.jetstream.errors import NoStreamError
 
 LOST = "the connection to the broker was lost; it reconnects by itself, try again"
@@ -25,12 +25,14 @@ class Requests:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._inbox = client.new_inbox()
+        self._inbox = ""
         self._numbers = count()
         self._open: dict[str, asyncio.Future[Msg]] = {}
+        self._subjects: dict[str, str] = {}
 
     async def begin(self) -> None:
-        """Subscribe to the answers."""
+        """Subscribe to the answers, once the client knows under which name it may."""
+        self._inbox = self._client.new_inbox()
         await subscribe(self._client, f"{self._inbox}.*", self._on_answer)
 
     async def _on_answer(self, msg: Msg) -> None:
@@ -43,6 +45,16 @@ class Requests:
         for future in tuple(self._open.values()):
             if not future.done():
                 future.set_exception(UnavailableError(LOST))
+
+    def denied(self, subject: str) -> None:
+        """End the requests to a subject, in lower case, that this client may not use.
+
+        Nobody answers such a request, so it would wait out its time limit.
+        """
+        for number, asked in tuple(self._subjects.items()):
+            future = self._open.get(number)
+            if asked.lower() == subject and future is not None and not future.done():
+                future.set_exception(DeniedError(f"the broker lets this agent not use {asked!r}"))
 
     async def send(
         self,
@@ -63,12 +75,14 @@ class Requests:
 
         Raises:
             NoStreamError: Nobody listens there.
+            DeniedError: The broker does not let this client publish there.
             UnavailableError: No answer in time, or the connection broke; done or not.
         """
         number = str(next(self._numbers))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Msg] = loop.create_future()
         self._open[number] = future
+        self._subjects[number] = subject
         timer = loop.call_later(limit_s, _expire, future, limit_s)
         reply = f"{self._inbox}.{number}"
         try:
@@ -80,7 +94,7 @@ class Requests:
             raise broken(error, len(data)) from error
         finally:
             timer.cancel()
-            del self._open[number]
+            del self._open[number], self._subjects[number]
             if not future.cancel() and not future.cancelled():
                 future.exception()  # whoever was cut off at the same moment has no use for it
         if msg.headers and msg.headers.get("Status") == "503":

@@ -32,14 +32,16 @@ Answer = bytes | tuple[int, str]
 """A body; or a code (as HTTP has them) and a sentence."""
 Handler = Callable[[str, bytes], Awaitable[Answer]]
 """Gets the subject and the body of a request; must not raise."""
+InboxOf = Callable[[str], str]
 
 
 class _Endpoint:
     """Works on the requests of one subject, many at once."""
 
-    def __init__(self, handler: Handler, group: TaskGroup) -> None:
+    def __init__(self, handler: Handler, group: TaskGroup, inbox_of: InboxOf | None) -> None:
         self._handler = handler
         self._group = group
+        self._inbox_of = inbox_of
         self._slots = anyio.Semaphore(MAX_IN_HAND)
         self.refused = 0
         self.seconds = 0.0
@@ -65,7 +67,8 @@ class _Endpoint:
     async def _respond(self, request: Request, answer: Answer) -> None:
         # nats-py does not tell where an answer goes.
         reply = request._msg.reply  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        if not reply.startswith(INBOX):
+        inbox = INBOX if self._inbox_of is None else self._inbox_of(request.subject)
+        if not reply.startswith(inbox):
             return
         headers: dict[str, str] | None = None
         body = answer if isinstance(answer, bytes) else b""
@@ -89,6 +92,7 @@ async def serve_requests(
     *,
     description: str = "",
     metadata: Mapping[str, str] | None = None,
+    inbox_of: InboxOf | None = None,
 ) -> AsyncGenerator[None]:
     """Answer requests inside the block; they are shared with others who serve the same name.
 
@@ -98,13 +102,16 @@ async def serve_requests(
         handlers: Subject and handler by the endpoint's name.
         description: A sentence.
         metadata: Facts for the reader of `nats micro info`.
+        inbox_of: Tells from a request's subject where its answer may go; None is any inbox.
 
     Raises:
         UnavailableError: The connection is closed.
     """
     # Requests in hand are told before the connection may be closed.
     async with background() as group:
-        endpoints = {name: _Endpoint(handler, group) for name, (_, handler) in handlers.items()}
+        endpoints = {
+            name: _Endpoint(handler, group, inbox_of) for name, (_, handler) in handlers.items()
+        }
 
         def stats(endpoint: EndpointStats) -> dict[str, float]:
             one = endpoints[endpoint.name]

@@ -29,6 +29,10 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     ttl: bool = False
     compressed: bool = False
     direct: bool = True
+    prefix: str = ""
+    """Of the subjects it listens on; what it stores has the subjects without it."""
+    unanswered: bool = False
+    """It confirms nothing: for what it only listens in to."""
 
     def config(self) -> dict[str, Any]:
         """The JSON of `STREAM.CREATE`."""
@@ -54,7 +58,11 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
             "compression": "s2" if self.compressed else "none",
         }
         if self.subjects:
-            config["subjects"] = list(self.subjects)
+            config["subjects"] = [self.prefix + subject for subject in self.subjects]
+            if self.prefix and not self.unanswered:
+                config["subject_transform"] = {"src": f"{self.prefix}>", "dest": ">"}
+        if self.unanswered:
+            config["no_ack"] = True
         if self.sources:
             config["sources"] = list(self.sources)
         if self.max_age_s and self.max_age_s < 120:

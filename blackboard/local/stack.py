@@ -33,6 +33,8 @@ class Endpoint:
     data_dir: Path
     started: bool
     """True when this call started the stack, False when it joined a running one."""
+    credentials: Path | None = None
+    """The folder with everybody's credentials; None when the broker has no credentials."""
 
 
 @asynccontextmanager

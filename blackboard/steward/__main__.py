@@ -16,7 +16,7 @@ import anyio
 import msgspec
 
 from blackboard.errors import SettingsError, UnavailableError
-from blackboard.jetstream import Connection
+from blackboard.session import open_service
 from blackboard.settings import Settings, load
 from blackboard.steward.chunks import CHUNK_AGE
 from blackboard.steward.service import AGENT, RETRY_S, serve
@@ -60,15 +60,11 @@ def main() -> int:
 
 
 async def _run(settings: Settings, grace: timedelta, chunk_age: timedelta) -> None:
-    if settings.url is None:
-        raise SettingsError("set BLACKBOARD_URL to the broker that the steward shall serve")
     async with anyio.create_task_group() as group:
         group.start_soon(_end_when_asked, group.cancel_scope)
         while True:
             try:
-                async with Connection.open(
-                    settings.url, token=settings.token(), name=AGENT
-                ) as connection:
+                async with open_service(settings, AGENT) as connection:
                     await serve(connection, settings, grace=grace, chunk_age=chunk_age)
             except UnavailableError as error:
                 logger.warning("%s", error)

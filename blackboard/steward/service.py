@@ -11,13 +11,15 @@ import anyio
 
 from blackboard import clock
 from blackboard.errors import BlackboardError, InvalidError
-from blackboard.jetstream import Connection
+from blackboard.jetstream import Connection, serve_requests
 from blackboard.layout import boards
-from blackboard.session import Session
+from blackboard.roster import Roster
+from blackboard.session import Desk, Session
 from blackboard.settings import Limits, Settings
 from blackboard.steward.chunks import CHUNK_AGE, Chunks
+from blackboard.steward.gate import Gate, inbox_of
 from blackboard.steward.tombstones import GRACE, Tombstones, check_grace
-from blackboard.subjects import check_token, memory_stream
+from blackboard.subjects import check_token, memory_stream, service_subject
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ TICK_S = 5.0
 """How late what is due may be taken up."""
 CHUNKS_S = 600.0
 RETRY_S = 1.0
+SETTLE_S = 0.05
+"""A policy that is applied comes as one message an agent."""
 
 
 async def serve(
@@ -112,8 +116,50 @@ class _Keeper:
                 desk = session.desk(self._board, AGENT)
                 tombstones = Tombstones(desk.log, desk.journal, grace=self._grace, now=clock.now)
                 chunks = Chunks(desk.log, desk.journal, age=self._chunk_age, now=clock.now)
+                if self._connection.identity is not None:
+                    group.start_soon(self._guard, desk)
                 group.start_soon(self._watch, tombstones)
                 group.start_soon(self._tend, tombstones, chunks)
+
+    async def _guard(self, desk: Desk) -> None:
+        """Serve the agents of a board with credentials, within their rights."""
+        roster = Roster(self._connection, self._board)
+
+        async def note(agent: str, act: str, what: str, outcome: str) -> None:
+            desk.journal.audit(act, f"{agent}: {what}", outcome=outcome)
+
+        gate = Gate(self._connection, self._board, roster, note)
+        handlers = {"api": (service_subject(self._board, "api", "*"), gate.answer)}
+        async with anyio.create_task_group() as group:
+            group.start_soon(roster.run)
+            group.start_soon(self._enforce, roster, gate)
+            while True:
+                try:
+                    async with serve_requests(
+                        self._connection,
+                        f"steward-{self._board}",
+                        handlers,
+                        description=f"lets agents use board {self._board} within their rights",
+                        metadata={"board": self._board},
+                        inbox_of=inbox_of,
+                    ):
+                        await anyio.sleep_forever()
+                except BlackboardError as error:
+                    logger.warning("board %s: %s", self._board, error)
+                await anyio.sleep(RETRY_S)
+
+    async def _enforce(self, roster: Roster, gate: Gate) -> None:
+        """Cut consumers down as soon as rights change."""
+        while True:
+            await roster.change()
+            await anyio.sleep(SETTLE_S)
+            while True:
+                try:
+                    await gate.enforce()
+                    break
+                except BlackboardError as error:
+                    logger.warning("cannot hold consumers against the policy: %s", error)
+                    await anyio.sleep(RETRY_S)
 
     async def _watch(self, tombstones: Tombstones) -> None:
         while True:

@@ -1,0 +1,92 @@
+"""Rights as the broker's filters: what an agent may read, subject by subject.
+
+The same filters are compiled into the broker's permissions, asked for by the client, and held
+against every request by the steward, so the three cannot disagree.
+"""
+
+from collections.abc import Iterable
+
+from blackboard.access.rights import Grant, Rights
+from blackboard.subjects import ONCE, SHARED, Pattern
+
+
+def reads(rights: Rights) -> tuple[str, ...]:
+    """The memories that may be read at the broker: those of every data subject."""
+    open_to_all = [grant for grant in rights.read if grant.user is None]
+    found = [
+        Pattern(grant.topic).subject(rights.board, access=grant.access) for grant in open_to_all
+    ]
+    found += [f"mem.{rights.board}.{label}.*.{ONCE}.>" for label in _labels(open_to_all)]
+    return widest(found)
+
+
+def own(rights: Rights) -> tuple[str, ...]:
+    """The memories that it wrote itself, or may have."""
+    found = [
+        Pattern(grant.topic).subject(rights.board, access=grant.access, agent=rights.agent)
+        for grant in rights.write
+    ]
+    found += [
+        f"mem.{rights.board}.{label}.{rights.agent}.{ONCE}.>" for label in _labels(rights.write)
+    ]
+    return widest(found)
+
+
+def claims(rights: Rights) -> tuple[str, ...]:
+    """The records that may be read: leases under its labels, and all of its own."""
+    board = rights.board
+    found = [f"claim.{board}.{label}.*.>" for label in _labels([*rights.read, *rights.write])]
+    found.append(f"claim.{board}.{SHARED}.{rights.agent}.>")
+    return widest(found)
+
+
+def served(rights: Rights) -> tuple[tuple[str, str], ...]:
+    """The memories of single data subjects, which only services can tell apart: filter and user."""
+    found: dict[tuple[str, str], None] = {}
+    for grant in rights.read:
+        if grant.user is not None:
+            wanted = Pattern(grant.topic).subject(rights.board, access=grant.access)
+            found[wanted, grant.user] = None
+    return tuple(found)
+
+
+def _labels(grants: Iterable[Grant]) -> list[str]:
+    return list(dict.fromkeys(grant.access for grant in grants))
+
+
+def intersection(one: str, other: str) -> str | None:
+    """The filter that selects what both of two filters select; None when nothing can be both.
+
+    `*` is one token, a last `>` one or more, as at the broker.
+    """
+    left, right = one.split("."), other.split(".")
+    found: list[str] = []
+    for place in range(max(len(left), len(right))):
+        a = left[place] if place < len(left) else None
+        b = right[place] if place < len(right) else None
+        if a == ">":
+            return ".".join([*found, *right[place:]]) if b is not None else None
+        if b == ">":
+            return ".".join([*found, *left[place:]]) if a is not None else None
+        if a is None or b is None or (a != b and "*" not in (a, b)):
+            return None
+        found.append(b if a == "*" else a)
+    return ".".join(found)
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether a filter selects everything that another does."""
+    return intersection(wide, narrow) == narrow
+
+
+def widest(filters: Iterable[str]) -> tuple[str, ...]:
+    """The same selection without filters that others cover."""
+    unique = list(dict.fromkeys(filters))
+    return tuple(
+        one for one in unique if not any(other != one and covers(other, one) for other in unique)
+    )
+
+
+def allowed(wanted: str, filters: Iterable[str]) -> tuple[str, ...]:
+    """What a filter selects of what the given filters do."""
+    return widest(both for one in filters if (both := intersection(wanted, one)) is not None)

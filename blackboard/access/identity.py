@@ -1,0 +1,79 @@
+"""Who a connection is at a broker with credentials, and the names that this reserves there.
+
+Everything that a stream captures lies under a prefix at which the broker refuses replies. So none
+of its answers (to a direct get, a publish, a call of its API) can be made into a stored message,
+which is how a forgery gets past rights that are checked by subject alone.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blackboard.errors import SettingsError
+
+PREFIX = "_R_.bb."
+"""Before every subject that a stream captures, where the broker has credentials."""
+SERVICES = frozenset({"cli", "steward", "recall", "consolidator"})
+"""Names that no agent may have: they speak to JetStream themselves."""
+
+_SEED = re.compile(r"^SU[A-Z2-7]{56}$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One credential: an agent on one board, or a service on all of them.
+
+    Attributes:
+        board: The board it is for.
+        agent: The name that the broker holds it to.
+        seed: Of its nkey.
+    """
+
+    board: str
+    agent: str
+    seed: str = field(repr=False)
+
+    @property
+    def restricted(self) -> bool:
+        """Whether it may only do what the access policy grants it."""
+        return self.agent not in SERVICES
+
+    @property
+    def inbox(self) -> str:
+        """Where answers to it go; the broker lets nobody else listen there."""
+        return f"_INBOX.{self.board}.{self.agent}" if self.restricted else f"_INBOX.{self.agent}"
+
+    @classmethod
+    def read(cls, path: Path, board: str, agent: str) -> "Identity":
+        """Read a credential file.
+
+        Raises:
+            SettingsError: It cannot be read, or holds no seed of a user's nkey.
+        """
+        try:
+            found = _SEED.search(path.read_text("ascii"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise SettingsError(
+                f"cannot read the credential {str(path)!r} ({reason}); "
+                "set BLACKBOARD_CREDENTIALS to the file that `blackboard access add` wrote"
+            ) from error
+        if found is None:
+            raise SettingsError(
+                f"{str(path)!r} is no credential: it holds no seed of a user's nkey (SU…)"
+            )
+        return cls(board, agent, found.group())
+
+
+def rights_subject(board: str, agent: str) -> str:
+    """Where it stands what an agent may do."""
+    return f"access.{board}.{agent}"
+
+
+def read_subject(board: str, agent: str, stream: str, subject: str) -> str:
+    """Where an agent gets a single message, so that the broker knows who read it."""
+    return f"{PREFIX}rd.{board}.{agent}.{stream}.{subject}"
+
+
+ACCESS_STREAM = "ACCESS"
+"""The stream of what everybody may do, one for all boards."""
