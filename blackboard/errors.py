@@ -11,6 +11,7 @@
       TerminalError           doing the same again fails again
         InvalidError            an argument or a message breaks a rule; the text names the rule
           LabelError              the access label is missing, ambiguous or another one
+        DeniedError             the access policy does not grant it; the text names what is missing
         NotFoundError           nothing was ever there, or it expired
         GoneError               it was there and was retired, forgotten or moved
         HistoryGoneError        the memory is there, the revision asked for is not kept any more
@@ -91,6 +92,13 @@ class InvalidError(TerminalError):
 
 class LabelError(InvalidError):
     """An access label is ambiguous or differs from the memory's own; name `access=`."""
+
+
+class DeniedError(TerminalError):
+    """The access policy does not grant this; the text names the missing right and where to add it.
+
+    Nothing was read or written.
+    """
 
 
 class NotFoundError(TerminalError):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from blackboard.access.rights import Grant as Grant  # noqa: PLC0414 - part of what is asked
 from blackboard.errors import InvalidError
 from blackboard.messages import Memory
 from blackboard.paging import Cursor
@@ -142,22 +143,6 @@ def _within(moment: datetime | None, since: datetime | None, until: datetime | N
     if moment is None:
         return since is None and until is None
     return (since is None or moment >= since) and (until is None or moment <= until)
-
-
-class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One right to read: a label and a pattern of topics, of one data subject or of all."""
-
-    access: str = "*"
-    topic: str = ">"
-    user: str | None = None
-
-    def covers(self, memory: Memory) -> bool:
-        """Whether this right extends to a memory as it was read."""
-        return (
-            self.access in ("*", memory.access)
-            and Pattern(self.topic).matches(memory.topic)
-            and self.user in (None, memory.user)
-        )
 
 
 class RecallRequest(
