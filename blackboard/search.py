@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from blackboard.access.rights import Grant as Grant  # noqa: PLC0414 - part of what is asked
 from blackboard.errors import InvalidError
 from blackboard.messages import Memory
 from blackboard.paging import Cursor

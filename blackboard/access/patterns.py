@@ -33,7 +33,7 @@ def within(inner: str, outer: str) -> bool:
 
 
 def _token(one: str, other: str) -> str | None:
-    if one == "*" or one == other:
+    if one in ("*", other):
         return other
     return one if other == "*" else None
 
