@@ -199,29 +199,6 @@ async def open_session(
                 await session.close()
 
 
-@asynccontextmanager
-async def open_service(settings: Settings, service: str) -> AsyncGenerator[Connection]:
-    """Connect as a service that tends every board of a broker.
-
-    Args:
-        settings: Where the broker is, with a token or the service's credential.
-        service: Its name.
-
-    Raises:
-        SettingsError: There is no address, or the broker refuses the token or credential.
-        UnavailableError: The broker does not answer.
-    """
-    if settings.url is None:
-        raise SettingsError(f"set BLACKBOARD_URL to the broker that the {service} shall serve")
-    identity = None
-    if settings.credentials is not None:
-        identity = Identity.read(settings.credentials, "*", service)
-    async with Connection.open(
-        settings.url, token=settings.token(), identity=identity, name=service
-    ) as connection:
-        yield connection
-
-
 def _local_identity(credentials: Path, board: str, agent: str) -> Identity:
     path = credentials / (f"{agent}.nk" if agent in SERVICES else f"{board}/{agent}.nk")
     if not path.exists():

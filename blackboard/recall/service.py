@@ -17,7 +17,6 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from blackboard.background import background
 from blackboard.codec import decode_record, encode_record
 from blackboard.errors import (
     BlackboardError,
@@ -28,16 +27,16 @@ from blackboard.errors import (
     SettingsError,
 )
 from blackboard.jetstream import Answer, Connection, Handler, serve_requests
-from blackboard.layout import boards
 from blackboard.search import (
     Grant,
     QueryRequest,
     RecallRequest,
     ReindexRequest,
 )
-from blackboard.session import Desk as Place, Session
-from blackboard.settings import Limits, Settings
-from blackboard.subjects import check_name, check_token, memory_stream, service_subject
+from blackboard.service import keep_boards, take_desk
+from blackboard.session import Desk as Place
+from blackboard.settings import Settings
+from blackboard.subjects import check_name, service_subject
 
 if TYPE_CHECKING:
     from blackboard.recall.desk import Desk
@@ -46,10 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AGENT = "recall"
-CREATED = "$JS.EVENT.ADVISORY.STREAM.CREATED.*"
-LOOK_S = 60.0
-"""How often the boards are looked for when the broker does not tell of a new one."""
-RETRY_S = 1.0
 INSTALL = "python -m pip install 'blackboard-agents[embed,recall]'"
 
 CODES: Sequence[tuple[type[BlackboardError], int]] = (
@@ -87,44 +82,13 @@ async def serve(
         lazy: Index only boards that somebody has asked about, now or before.
         rights: Asked with every question.
     """
-    kept: dict[str, tuple[str, anyio.CancelScope]] = {}
-    async with (
-        AsyncExitStack() as stack,
-        connection.listen(CREATED) as told,
-        anyio.create_task_group() as group,
-    ):
+    async with AsyncExitStack() as stack:
         trade = Trade(settings, stack)
-        while True:
-            try:
-                found = await _boards(connection)
-            except BlackboardError as error:
-                logger.warning("cannot look for boards: %s", error)
-                await anyio.sleep(RETRY_S)
-                continue
-            for board, (created, scope) in tuple(kept.items()):
-                if found.get(board) != created:
-                    logger.info("board %s is gone", board)
-                    scope.cancel()
-                    del kept[board]
-            for board in found.keys() - kept.keys():
-                librarian = Librarian(connection, settings, board, trade, lazy=lazy, rights=rights)
-                kept[board] = found[board], librarian.scope
-                group.start_soon(librarian.run)
-            await told(LOOK_S)
 
+        async def keep(board: str) -> None:
+            await Librarian(connection, settings, board, trade, lazy=lazy, rights=rights).run()
 
-async def _boards(connection: Connection) -> dict[str, str]:
-    """The boards, and when each was made: one may be deleted and made anew between two looks."""
-    found: dict[str, str] = {}
-    for board in await boards(connection):
-        try:
-            check_token("board", board)
-        except InvalidError:
-            continue  # somebody else's stream with a name like ours
-        info = await connection.stream(memory_stream(board))
-        if info is not None:
-            found[board] = info.created
-    return found
+        await keep_boards(connection, keep)
 
 
 class Trade:
@@ -177,7 +141,7 @@ def _load() -> None:
 
 
 class Librarian:
-    """Answers for one board; `scope` ends it."""
+    """Answers for one board."""
 
     def __init__(
         self,
@@ -189,7 +153,6 @@ class Librarian:
         lazy: bool,
         rights: Rights,
     ) -> None:
-        self.scope = anyio.CancelScope()
         self._connection = connection
         self._settings = settings
         self._board = board
@@ -214,28 +177,20 @@ class Librarian:
             verb: (service_subject(self._board, verb, "*"), handler)
             for verb, handler in verbs.items()
         }
-        with self.scope:
-            while True:
-                try:
-                    async with serve_requests(
-                        self._connection,
-                        f"recall-{self._board}",
-                        handlers,
-                        description=f"finds memories of board {self._board}",
-                        metadata={"board": self._board},
-                    ):
-                        await self._keep()
-                except BlackboardError as error:
-                    logger.warning("board %s: %s", self._board, error)
-                await anyio.sleep(RETRY_S)
+        async with serve_requests(
+            self._connection,
+            f"recall-{self._board}",
+            handlers,
+            description=f"finds memories of board {self._board}",
+            metadata={"board": self._board},
+        ):
+            await self._keep()
 
     async def _keep(self) -> None:
         await self._asked.wait()
-        async with background() as group:
-            url = self._settings.url or ""
-            session = Session(self._connection, url, self._settings, Limits(), group)
+        async with take_desk(self._connection, self._settings, self._board, AGENT) as place:
             try:
-                desk = await self._trade.desk(session.desk(self._board, AGENT))
+                desk = await self._trade.desk(place)
             except SettingsError as error:
                 self._failure = error
                 self._opened.set()

@@ -1,0 +1,70 @@
+"""Keeping one board's access policy in force: agents served within it, and cut off by it."""
+
+import logging
+
+import anyio
+
+from blackboard.errors import BlackboardError
+from blackboard.jetstream import Connection, serve_requests
+from blackboard.layout import secure_board
+from blackboard.roster import Roster
+from blackboard.service import RETRY_S
+from blackboard.session import Desk
+from blackboard.steward.gate import Gate, inbox_of
+from blackboard.subjects import service_subject
+
+logger = logging.getLogger(__name__)
+
+SETTLE_S = 0.05
+"""A policy that is applied comes as one message an agent."""
+
+
+async def keep_rights(connection: Connection, board: str, desk: Desk) -> None:
+    """Serve a board's agents within their rights until cancelled.
+
+    Raises:
+        BlackboardError: Its streams cannot be made to listen where no forgery can go.
+    """
+    await secure_board(connection, board)
+    roster = Roster(connection, board)
+
+    async def note(agent: str, act: str, what: str, outcome: str) -> None:
+        desk.journal.audit(act, f"{agent}: {what}", outcome=outcome)
+
+    gate = Gate(connection, board, roster, note)
+    async with anyio.create_task_group() as group:
+        group.start_soon(roster.run)
+        group.start_soon(_enforce, roster, gate)
+        await _serve(connection, board, gate)
+
+
+async def _serve(connection: Connection, board: str, gate: Gate) -> None:
+    handlers = {"api": (service_subject(board, "api", "*"), gate.answer)}
+    while True:
+        try:
+            async with serve_requests(
+                connection,
+                f"steward-{board}",
+                handlers,
+                description=f"lets agents use board {board} within their rights",
+                metadata={"board": board},
+                inbox_of=inbox_of,
+            ):
+                await anyio.sleep_forever()
+        except BlackboardError as error:
+            logger.warning("board %s: %s", board, error)
+        await anyio.sleep(RETRY_S)
+
+
+async def _enforce(roster: Roster, gate: Gate) -> None:
+    """Cut consumers down as soon as rights change."""
+    while True:
+        await roster.change()
+        await anyio.sleep(SETTLE_S)
+        while True:
+            try:
+                await gate.enforce()
+                break
+            except BlackboardError as error:
+                logger.warning("cannot hold consumers against the policy: %s", error)
+                await anyio.sleep(RETRY_S)
