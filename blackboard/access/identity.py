@@ -44,6 +44,29 @@ class Identity:
         return f"_INBOX.{self.board}.{self.agent}" if self.restricted else f"_INBOX.{self.agent}"
 
     @classmethod
+    def find(cls, path: Path, board: str, agent: str) -> "Identity":
+        """Read the credential of an agent or service.
+
+        Args:
+            path: The file of it, or a directory with those of all: a service's lies at
+                `<agent>.nk` there, an agent's at `<board>/<agent>.nk`.
+            board: The board it is for.
+            agent: The agent or service.
+
+        Raises:
+            SettingsError: There is none, or as `read` does.
+        """
+        if not path.is_dir():
+            return cls.read(path, board, agent)
+        file = path / (f"{agent}.nk" if agent in SERVICES else f"{board}/{agent}.nk")
+        if not file.exists():
+            raise SettingsError(
+                f"{str(path)!r} has no credential for agent {agent!r} on board {board!r}; "
+                f"add it: blackboard access add {agent} --board {board} --role ROLE"
+            )
+        return cls.read(file, board, agent)
+
+    @classmethod
     def read(cls, path: Path, board: str, agent: str) -> "Identity":
         """Read a credential file.
 
