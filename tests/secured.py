@@ -200,8 +200,9 @@ class Secured(Server):
         self.stewards.clear()
 
     async def serving(self) -> None:
-        """Wait until the steward answers every agent."""
-        for board, name in self.rights:
+        """Wait until the steward answers on every board."""
+        for board in self.boards:
+            name = next(one.agent for one in self.rights.values() if one.board == board)
             async with self.raw(name, board) as raw:
 
                 async def answers(raw: Raw = raw) -> bool:
@@ -210,16 +211,12 @@ class Secured(Server):
 
                 await wait_until(answers, f"the steward serves {name}@{board}", START_S)
 
-    def kill(self) -> None:
-        self.end_stewards()
-        super().kill()
-
     # Those who use it
 
     @asynccontextmanager
     async def board(self, name: str, board: str = "main") -> AsyncGenerator[Blackboard]:
         """A board through the library, with the agent's own credential."""
-        settings = Settings(url=self.url, credentials=self.credential(name, board))
+        settings = Settings(url=self.url, credentials=self.credentials)
         async with open_session(settings, board, name, limits=Limits(), create=False) as session:
             yield Blackboard(session, session.desk(board, name))
 

@@ -24,6 +24,7 @@ async def broker(tmp_path: Path) -> AsyncGenerator[Secured]:
         await secured.serving()
         yield secured
     finally:
+        secured.end_stewards()
         secured.kill()
 
 
