@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import anyio
 import msgspec
+from nats.aio.msg import Msg
 
 from blackboard.access import filters
 from blackboard.access.identity import ACCESS_STREAM, read_subject, rights_subject
@@ -38,7 +39,10 @@ logger = logging.getLogger(__name__)
 
 FRESH_S = 1.0
 """Rights that were read so recently are not read again before something is refused."""
-DENIED, ABSENT = 403, 404
+PATIENCE_S = 2.0
+"""How long a steward may be away before that is an error: it reconnects like everybody else."""
+RETRY_S = 0.1
+DENIED = 403
 Get = Callable[[], Awaitable[Message | None]]
 NOBODY = (
     "no steward answers for board {board!r}, and agents with limited rights cannot do this without "
@@ -88,10 +92,15 @@ class Restricted(Connection):
     async def check_write(self, access: str, topic: str) -> None:
         """Refuse a write that the broker would refuse, and say which right is missing.
 
+        Where the rights cannot be read now, it is the broker that refuses.
+
         Raises:
             DeniedError: There is no such right.
         """
-        rights = await self.rights()
+        try:
+            rights = await self.rights()
+        except UnavailableError:
+            return
         if not rights.may_write(access, topic):
             (await self._anew()).check_write(access, topic)
 
@@ -131,11 +140,7 @@ class Restricted(Connection):
         return answer
 
     async def _ask(self, verb: str, body: object) -> bytes:
-        subject = service_subject(self.board, "api", self.agent)
-        try:
-            answer = await self.request(subject, encode_record(ApiRequest(verb, _fields(body))))
-        except NoStreamError as error:
-            raise UnavailableError(NOBODY.format(board=self.board)) from error
+        answer = await self._answer(encode_record(ApiRequest(verb, _fields(body))))
         refused = refusal(answer.headers, answer.data)
         if refused is None:
             return answer.data
@@ -145,6 +150,22 @@ class Restricted(Connection):
         if code == 400:
             raise InvalidError(text)
         raise UnavailableError(text)
+
+    async def _answer(self, body: bytes) -> Msg:
+        """What the steward answers; one that is just coming back, as after a restart, is waited for.
+
+        Raises:
+            UnavailableError: There is none, or no answer in time.
+        """
+        subject = service_subject(self.board, "api", self.agent)
+        patient_until = anyio.current_time() + PATIENCE_S
+        while True:
+            try:
+                return await self.request(subject, body)
+            except NoStreamError as error:
+                if anyio.current_time() > patient_until:
+                    raise UnavailableError(NOBODY.format(board=self.board)) from error
+            await anyio.sleep(RETRY_S)
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """Read the newest message that a filter selects and this agent may read, or None.
@@ -208,7 +229,9 @@ class Restricted(Connection):
         return await self._served(f"DIRECT.GET.{stream}", body)
 
     async def _served(self, verb: str, body: object) -> list[Message]:
-        answer = decode_record(await self._ask(verb, body), ServedMessages)
+        served = await self._ask(verb, body)
+        self.check_answer(served, verb)
+        answer = decode_record(served, ServedMessages)
         return [
             Message(one.subject, one.headers, one.data, one.sequence, one.stored)
             for one in answer.messages

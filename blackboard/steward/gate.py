@@ -19,7 +19,8 @@ from blackboard.access.rights import Rights
 from blackboard.codec import decode_record, encode_record, read
 from blackboard.envelope import to_memory
 from blackboard.errors import BlackboardError, DeniedError, InvalidError, RetryableError
-from blackboard.jetstream import Answer, BrokerError, Connection, Message
+from blackboard.jetstream import Answer, BrokerError, Connection, Message, NoStreamError
+from blackboard.jetstream.errors import STREAM_MISSING
 from blackboard.layout import create_presence, limits_of
 from blackboard.records import ApiRequest, ServedMessage, ServedMessages
 from blackboard.roster import Roster
@@ -114,6 +115,8 @@ class Gate:
             caller = Caller(rights)
             serve, rest = self._find(caller, verb)
             return await serve(caller, rest, request.body)
+        except NoStreamError as error:
+            return encode_record(_Refusal(_Error(404, STREAM_MISSING, str(error))))
         except BrokerError as error:
             return encode_record(_Refusal(_Error(error.code, error.code, str(error))))
         except BlackboardError as error:
