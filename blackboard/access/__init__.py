@@ -3,8 +3,29 @@
 One policy decides everywhere. It is compiled to the broker's permissions, which hold whatever a
 client does, and to one `Rights` an agent and board, which the services ask before they answer.
 Identity is (board, agent): a board is a tenant and shares nothing with another.
+
+    source    the policy file, with the line of each value
+    roles     named sets of rights
+    policy    the agents, and all that can be wrong
+    decision  why something is allowed or not
+    rights    what one agent may do: the document that services decide by
+    keys      one nkey per agent, and the files they lie in
+    broker    the permissions, as the broker's configuration
 """
 
-from blackboard.access.rights import Grant, Rights
+from blackboard.access.decision import Decision, decide
+from blackboard.access.policy import Member, Policy
+from blackboard.access.rights import OPERATORS, PROBE, Grant, Quota, Rights, reserved_rights
 
-__all__ = ["Grant", "Rights"]
+__all__ = [
+    "OPERATORS",
+    "PROBE",
+    "Decision",
+    "Grant",
+    "Member",
+    "Policy",
+    "Quota",
+    "Rights",
+    "decide",
+    "reserved_rights",
+]

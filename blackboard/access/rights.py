@@ -21,6 +21,12 @@ from blackboard.subjects import ONCE, Pattern
 ANY = "*"
 """Every label."""
 ONCE_TOPICS = f"{ONCE}.>"
+PROBE = "probe"
+"""The agent, and the label, that forgeries are tried with."""
+OPERATORS = frozenset({"cli", "operator", "steward", "recall", "consolidator"})
+"""Names of the command line and the services: not restricted by topic, and in no policy."""
+RESERVED = OPERATORS | {PROBE}
+"""Names that no agent of a policy may have."""
 
 
 class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,6 +70,20 @@ class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
         return labels and meet(self.topic, other.topic) is not None
 
 
+class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How much an agent may do; None is no limit but the broker's own.
+
+    Attributes:
+        message_bytes: Of one message, headers included.
+        messages_per_s: Published, over ten seconds.
+        connections: Open at once.
+    """
+
+    message_bytes: int | None = None
+    messages_per_s: float | None = None
+    connections: int | None = None
+
+
 class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one agent may do on one board.
 
@@ -73,6 +93,8 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         read: What it may read; what it wrote itself comes on top.
         write: What it may write, under its own name.
         handlers: Those of its handlers that have a durable consumer.
+        quota: How much it may do.
+        key: The public nkey by which the broker knows it.
         digest: Of the policy that this was made from.
         operator: Not restricted by topic: the command line, the steward, recall.
     """
@@ -82,6 +104,8 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     read: tuple[Grant, ...] = ()
     write: tuple[Grant, ...] = ()
     handlers: tuple[str, ...] = ()
+    quota: Quota = Quota()
+    key: str = ""
     digest: str = ""
     operator: bool = False
 
@@ -177,6 +201,18 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             f"agent {self.agent!r} may not {act} topic {topic!r}{label}{about} on board "
             f"{self.board!r}: it has no such right{only}; add one to its roles in the access policy"
         )
+
+
+def reserved_rights(board: str, name: str) -> Rights | None:
+    """The rights of the command line, of a service or of the probe; None for other names.
+
+    They are the same on every board and stand in no policy: only the credentials that the broker
+    knows by these names may ask under them.
+    """
+    if name == PROBE:
+        own = (Grant(PROBE),)
+        return Rights(board=board, agent=name, read=own, write=own)
+    return Rights(board=board, agent=name, operator=True) if name in OPERATORS else None
 
 
 def _once(grants: Iterable[Grant]) -> list[Grant]:

@@ -1,7 +1,5 @@
 """What lies where in a data directory, and how it is written: whole files, for the owner only."""
 
-import contextlib
-import os
 import secrets
 import stat
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from blackboard.errors import SettingsError
+from blackboard.files import write_private
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,16 +128,3 @@ class Directory:
         token = secrets.token_urlsafe(32)
         write_private(self.token_file, token.encode() + b"\n")
         return token
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Replace a file at once by one that only the owner may read (mode 0600)."""
-    fresh = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()  # left by a killed writer
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

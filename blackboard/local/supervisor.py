@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from blackboard.errors import BlackboardError, UnavailableError
+from blackboard.files import write_private
 from blackboard.local.broker import (
     PROGRAM,
     Greeting,
@@ -26,7 +27,7 @@ from blackboard.local.broker import (
     read_greeting,
 )
 from blackboard.local.child import Child
-from blackboard.local.directory import Directory, State, write_private
+from blackboard.local.directory import Directory, State
 from blackboard.local.locks import Lock, take_lock
 
 LOG = logging.getLogger(__name__)
