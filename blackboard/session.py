@@ -14,7 +14,8 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from blackboard.access.identity import SERVICES, Identity
+from blackboard.access.identity import Identity
+from blackboard.access.rights import OPERATORS
 from blackboard.background import background
 from blackboard.claim import Flight
 from blackboard.errors import DeniedError, NotFoundError, SettingsError, UnavailableError
@@ -200,7 +201,7 @@ async def open_session(
 
 
 def _local_identity(credentials: Path, board: str, agent: str) -> Identity:
-    path = credentials / (f"{agent}.nk" if agent in SERVICES else f"{board}/{agent}.nk")
+    path = credentials / (f"{agent}.nk" if agent in OPERATORS else f"{board}/{agent}.nk")
     if not path.exists():
         raise SettingsError(
             f"this stack has credentials, and none for agent {agent!r} on board {board!r}; "

@@ -9,12 +9,15 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from blackboard.access.rights import OPERATORS
 from blackboard.errors import SettingsError
 
 PREFIX = "_R_.bb."
 """Before every subject that a stream captures, where the broker has credentials."""
-SERVICES = frozenset({"cli", "steward", "recall", "consolidator"})
-"""Names that no agent may have: they speak to JetStream themselves."""
+ACCOUNT = "BB"
+"""The broker's account in which boards and agents are."""
+SYSTEM = "system"
+"""The name of the credential for the broker's system account."""
 
 _SEED = re.compile(r"^SU[A-Z2-7]{56}$", re.MULTILINE)
 
@@ -36,7 +39,7 @@ class Identity:
     @property
     def restricted(self) -> bool:
         """Whether it may only do what the access policy grants it."""
-        return self.agent not in SERVICES
+        return self.agent not in OPERATORS and self.agent != SYSTEM
 
     @property
     def inbox(self) -> str:

@@ -11,9 +11,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import anyio
 
+from blackboard.access.identity import ACCESS_STREAM, rights_subject
 from blackboard.access.rights import Rights
-from blackboard.errors import BlackboardError
+from blackboard.errors import BlackboardError, RetryableError
+from blackboard.jetstream import Connection, Start, follow
 from blackboard.jetstream.system import Client, System
+from blackboard.roster import document_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,3 +118,35 @@ class Quotas:
         for client in clients:
             await self._system.kick(client)
         await self._note(rights, why)
+
+
+async def keep_quotas(connection: Connection, system: System, note: Note) -> None:
+    """Hold every agent of every board to its quota until cancelled.
+
+    Args:
+        connection: The steward's.
+        system: The broker's system account.
+        note: Told of each agent that was cut off.
+    """
+    members: dict[str, Rights] = {}
+    async with anyio.create_task_group() as group:
+        group.start_soon(Quotas(system, members, note).run)
+        while True:
+            try:
+                await _learn(connection, members)
+            except RetryableError as error:
+                logger.debug("quotas.waiting", extra={"error": str(error)})
+            await anyio.sleep(LOOK_S)
+
+
+async def _learn(connection: Connection, members: dict[str, Rights]) -> None:
+    """Follow the access policy: who has which key, and what quota."""
+    subject = rights_subject("*", "*")
+    keys: dict[str, str] = {}
+    async with follow(connection, ACCESS_STREAM, subject, Start.newest()) as follower:
+        async for message in follower:
+            members.pop(keys.pop(message.subject, ""), None)
+            rights = document_of(message)
+            if rights is not None and rights.key:
+                keys[message.subject] = rights.key
+                members[rights.key] = rights
