@@ -138,7 +138,7 @@ def _copy_file(source: str, target: str) -> str:
 def _prepare(path: Path) -> None:
     """Make the directory, unless it is somebody else's."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
         names = {one.name for one in path.iterdir()}
     except OSError as error:
         raise SettingsError(

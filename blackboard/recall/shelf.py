@@ -14,6 +14,7 @@ from blackboard.recall.catalogue import (
     read_catalogue,
     write_catalogue,
 )
+from blackboard.recall.home import Home
 from blackboard.recall.index import Index
 from blackboard.settings import Settings
 
@@ -28,8 +29,9 @@ class Shelf:
         engine: `edge` or `qdrant`.
     """
 
-    def __init__(self, settings: Settings, board: str) -> None:
-        self.directory = settings.data_dir / "recall" / board
+    def __init__(self, settings: Settings, home: Home, board: str) -> None:
+        self.directory = home.path / "recall" / board
+        self._home = home
         self.engine = "edge" if settings.qdrant_url is None else "qdrant"
         self._settings = settings
 
@@ -38,7 +40,15 @@ class Shelf:
         return read_catalogue(self.directory)
 
     def write(self, catalogue: Catalogue) -> None:
-        """Replace the catalogue."""
+        """Replace the catalogue.
+
+        Raises:
+            UnavailableError: The data directory was removed.
+            OSError: It cannot be written to.
+        """
+        self._home.check()
+        for directory in (self.directory.parent, self.directory):
+            directory.mkdir(mode=0o700, exist_ok=True)
         write_catalogue(self.directory, catalogue)
 
     @property
