@@ -20,6 +20,7 @@ from blackboard.errors import (
     UnavailableError,
 )
 from blackboard.jetstream import Outgoing
+from blackboard.recall import points
 from blackboard.recall.catalogue import read_catalogue, write_catalogue
 from tests.children import children
 from tests.embedding_stub import EmbeddingStub
@@ -169,6 +170,26 @@ async def test_a_damaged_index_is_built_again(
 
     assert (await current(board)).memories == 20
     assert len(await contents(board, "apples")) == 10
+
+
+async def test_an_index_of_another_format_is_built_again(
+    board: Blackboard, start_recall: Callable[..., RecallService]
+) -> None:
+    service = start_recall()
+    await board.put_many("notes", [f"apples {number}" for number in range(20)])
+    await current(board, board.log.reached)
+    service.stop()
+    before = service.indexes()
+    [books] = (service.data / "recall" / "main").rglob("index.json")
+    text = books.read_text()
+    books.write_text(text.replace(f'"format":{points.FORMAT}', f'"format":{points.FORMAT - 1}'))
+    assert books.read_text() != text
+    start_recall()
+
+    assert (await current(board)).memories == 20
+    assert len(await contents(board, "apples")) == 10
+    assert service.indexes().isdisjoint(before)
+    assert "of another version of this package" in service.log.read_text()
 
 
 async def test_an_index_that_missed_tombstones_is_built_again(

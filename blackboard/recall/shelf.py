@@ -76,10 +76,14 @@ class Shelf:
     async def remove(self, book: Book) -> bool:
         """Remove an index; False, and logged, when that has to be tried again."""
         try:
-            if self._settings.qdrant_url is None:
+            url = self._settings.qdrant_url
+            if url is None:
                 await anyio.to_thread.run_sync(_remove, self.directory / book.name)
             else:
-                await (await self.open(book)).destroy()
+                from blackboard.recall import server  # noqa: PLC0415 - as in `open`
+
+                # Not opened: of another format, or half built, it could not be.
+                await server.remove(url, book.name, key=self._settings.qdrant_key)
         except (OSError, BlackboardError) as error:
             logger.warning("cannot remove the index %s: %s", book.name, error)
             return False
