@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from blackboard.background import background
 from blackboard.codec import decode_record, encode_record
 from blackboard.errors import (
     BlackboardError,
@@ -27,6 +28,7 @@ from blackboard.errors import (
     SettingsError,
 )
 from blackboard.jetstream import Answer, Connection, Handler, serve_requests
+from blackboard.recall.home import Home
 from blackboard.search import (
     Grant,
     QueryRequest,
@@ -79,11 +81,17 @@ async def serve(
     Args:
         connection: Survives the broker's restarts.
         settings: Where indexes are kept, and which embedder new ones get.
-        lazy: Index only boards that somebody has asked about, now or before.
+        lazy: Index only boards that somebody has asked about, now or before; and leave it to
+            whoever runs this service to make the data directory.
         rights: Asked with every question.
+
+    Raises:
+        SettingsError: The data directory cannot be made, or was removed.
     """
-    async with AsyncExitStack() as stack:
-        trade = Trade(settings, stack)
+    home = Home(settings.data_dir, make=not lazy)
+    async with AsyncExitStack() as stack, background() as group:
+        group.start_soon(home.watch)
+        trade = Trade(settings, home, stack)
 
         async def keep(board: str) -> None:
             await Librarian(connection, settings, board, trade, lazy=lazy, rights=rights).run()
@@ -96,11 +104,13 @@ class Trade:
 
     Args:
         settings: Of this process.
+        home: Its data directory.
         stack: Closes what was opened.
     """
 
-    def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
+    def __init__(self, settings: Settings, home: Home, stack: AsyncExitStack) -> None:
         self._settings = settings
+        self._home = home
         self._stack = stack
         self._embedders: Embedders | None = None
         self._loading = anyio.Lock()
@@ -127,7 +137,7 @@ class Trade:
 
             if self._embedders is None:
                 self._embedders = await self._stack.enter_async_context(Embedders(self._settings))
-        shelf = Shelf(self._settings, place.log.board)
+        shelf = Shelf(self._settings, self._home, place.log.board)
         return Desk(Library(place.log, place.reader, shelf, self._embedders))
 
 
