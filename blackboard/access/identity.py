@@ -68,6 +68,12 @@ class Identity:
         return cls(board, agent, found.group())
 
 
+def inbox_of(subject: str) -> str:
+    """The inbox that only the caller has whom a request's subject (`svc.…`) names."""
+    _, board, _, agent = subject.split(".")
+    return f"{Identity(board, agent, '').inbox}."
+
+
 def rights_subject(board: str, agent: str) -> str:
     """Where it stands what an agent may do."""
     return f"access.{board}.{agent}"

@@ -17,10 +17,12 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from blackboard.access.identity import inbox_of
 from blackboard.background import background
 from blackboard.codec import decode_record, encode_record
 from blackboard.errors import (
     BlackboardError,
+    DeniedError,
     InvalidError,
     ModelBusyError,
     ModelRefusedError,
@@ -29,6 +31,7 @@ from blackboard.errors import (
 )
 from blackboard.jetstream import Answer, Connection, Handler, serve_requests
 from blackboard.recall.home import Home
+from blackboard.roster import Roster
 from blackboard.search import (
     Grant,
     QueryRequest,
@@ -50,6 +53,7 @@ AGENT = "recall"
 INSTALL = "python -m pip install 'blackboard-agents[embed,recall]'"
 
 CODES: Sequence[tuple[type[BlackboardError], int]] = (
+    (DeniedError, 403),
     (InvalidError, 400),
     (SettingsError, 409),
     (ModelBusyError, 429),
@@ -83,7 +87,8 @@ async def serve(
         settings: Where indexes are kept, and which embedder new ones get.
         lazy: Index only boards that somebody has asked about, now or before; and leave it to
             whoever runs this service to make the data directory.
-        rights: Asked with every question.
+        rights: Asked with every question, where the broker has no credentials; where it has, the
+            access policy in force is.
 
     Raises:
         SettingsError: The data directory cannot be made, or was removed.
@@ -94,7 +99,12 @@ async def serve(
         trade = Trade(settings, home, stack)
 
         async def keep(board: str) -> None:
-            await Librarian(connection, settings, board, trade, lazy=lazy, rights=rights).run()
+            roster = Roster(connection, board)
+            granted = roster.grants if roster.enforced else rights
+            librarian = Librarian(connection, settings, board, trade, lazy=lazy, rights=granted)
+            async with background() as readers:
+                readers.start_soon(roster.run)
+                await librarian.run()
 
         await keep_boards(connection, keep)
 
@@ -193,6 +203,7 @@ class Librarian:
             handlers,
             description=f"finds memories of board {self._board}",
             metadata={"board": self._board},
+            inbox_of=inbox_of if self._connection.identity is not None else None,
         ):
             await self._keep()
 

@@ -152,6 +152,11 @@ class Consumers:
 
     async def info(self, rights: Rights, rest: str) -> bytes:
         """What the broker says of one of its own consumers."""
+        stream, _, name = rest.partition(".")
+        if stream not in (self._memories, self._dead, self._cards) or "." in name:
+            raise DeniedError(
+                f"agent {rights.agent!r} may not look at {rest!r}: it is on another board"
+            )
         answer = await self._connection.api(f"CONSUMER.INFO.{rest}")
         self._check_own(rights, msgspec.json.decode(answer, type=ConsumerInfo))
         return answer
