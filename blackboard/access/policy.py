@@ -232,6 +232,8 @@ def _check_boards(boards: dict[str, Node]) -> None:
             check_token("board", board)
         except InvalidError as error:
             raise node.failure(str(error)) from error
+        if board in RESERVED:
+            raise node.failure(f"the name {board!r} is kept for the services; take another")
         # Credentials lie in a directory per board, and some file systems ignore the case.
         other = seen.setdefault(board.lower(), board)
         if other != board:
