@@ -13,8 +13,8 @@ from nats.aio.msg import Msg
 
 from blackboard.access import Policy
 from blackboard.access.broker import configuration
-from blackboard.access.identity import PREFIX, SERVICES, Identity, read_subject
-from blackboard.access.keys import Keyring, Keys
+from blackboard.access.identity import PREFIX, Identity, read_subject
+from blackboard.access.keys import SERVICES, Keyring, Keys
 from tests.servers import Server
 from tests.waiting import wait_until
 
@@ -49,8 +49,7 @@ class Secured:
         )
 
     def identity(self, agent: str, board: str = "main") -> Identity:
-        service = agent in (*SERVICES, "probe", "system")
-        path = self.keyring.path(agent, None if service else board)
+        path = self.keyring.path(agent, None if agent in SERVICES else board)
         return Identity.read(path, board, agent)
 
     @asynccontextmanager

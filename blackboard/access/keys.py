@@ -17,16 +17,14 @@ from typing import cast
 
 import nkeys  # pyright: ignore[reportMissingTypeStubs]
 
-from blackboard.access.identity import SERVICES, Identity
+from blackboard.access.identity import SYSTEM, Identity
 from blackboard.access.rights import ANY, PROBE
 from blackboard.errors import SettingsError
 from blackboard.files import create_private, write_private
 
 SUFFIX = ".nk"
-SYSTEM = "system"
-"""Who may look after the broker itself: see who is connected, and cut off."""
-OTHERS = (*sorted(SERVICES), PROBE, SYSTEM)
-"""Who has a credential beside the agents."""
+SERVICES = ("cli", "consolidator", "recall", "steward", PROBE, SYSTEM)
+"""Who has a credential beside the agents; that of `system` looks after the broker itself."""
 SEED_BYTES = 32
 _HEAD = "-----BEGIN USER NKEY SEED-----"
 _TAIL = "------END USER NKEY SEED------"
@@ -61,7 +59,7 @@ class Keyring:
             SettingsError: A file cannot be made or read, or holds no key.
         """
         try:
-            services = {name: self._ensure(self.path(name), name, None) for name in OTHERS}
+            services = {name: self._ensure(self.path(name), name, None) for name in SERVICES}
             keys = {
                 (board, agent): self._ensure(self.path(agent, board), agent, board)
                 for board, agent in agents

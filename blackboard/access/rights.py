@@ -13,7 +13,6 @@ from collections.abc import Iterable
 
 import msgspec
 
-from blackboard.access.identity import SERVICES
 from blackboard.access.patterns import meet, within
 from blackboard.errors import DeniedError
 from blackboard.messages import Memory
@@ -24,8 +23,10 @@ ANY = "*"
 ONCE_TOPICS = f"{ONCE}.>"
 PROBE = "probe"
 """The agent, and the label, that forgeries are tried with."""
-RESERVED = SERVICES | {"operator", PROBE}
-"""Names that no agent and no board of a policy may have."""
+OPERATORS = frozenset({"cli", "operator", "steward", "recall", "consolidator"})
+"""Names of the command line and the services: not restricted by topic, and in no policy."""
+RESERVED = OPERATORS | {PROBE}
+"""Names that no agent of a policy may have."""
 
 
 class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -211,7 +212,7 @@ def reserved_rights(board: str, name: str) -> Rights | None:
     if name == PROBE:
         own = (Grant(PROBE),)
         return Rights(board=board, agent=name, read=own, write=own)
-    return Rights(board=board, agent=name, operator=True) if name in SERVICES else None
+    return Rights(board=board, agent=name, operator=True) if name in OPERATORS else None
 
 
 def _once(grants: Iterable[Grant]) -> list[Grant]:
