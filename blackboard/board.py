@@ -17,7 +17,7 @@ import msgspec
 
 from blackboard.claim import Make, Once
 from blackboard.codec import Json
-from blackboard.conditions import RefLike, to_ref
+from blackboard.conditions import RefLike, several, to_ref, to_tags
 from blackboard.draft import Binding, Draft
 from blackboard.errors import (
     InvalidError,
@@ -262,7 +262,7 @@ class Blackboard(Reading):
             kind=kind,
             session=session,
             user=user,
-            tags=None if tags is None else dict(tags),
+            tags=to_tags(tags),
             priority=priority,
             sources=_refs(sources) or None,
             links=_refs(links) or None,
@@ -301,7 +301,7 @@ class Blackboard(Reading):
             "kind": kind,
             "session": session,
             "user": user,
-            "tags": None if tags is None else dict(tags),
+            "tags": to_tags(tags),
             "priority": priority,
             "sources": _refs(sources) or None,
         }
@@ -339,7 +339,7 @@ class Blackboard(Reading):
         """
         target = to_ref(ref)
         given = {
-            "tags": None if tags is None else dict(tags),
+            "tags": to_tags(tags),
             "sources": _refs(sources) or None,
             "cost": cost,
         }
@@ -487,7 +487,7 @@ class Blackboard(Reading):
                 None,
                 session=session,
                 user=user,
-                tags=None if tags is None else dict(tags),
+                tags=to_tags(tags),
                 priority=priority,
             )
             return await once.light(result, target, fields, made=made, ttl=ttl)
@@ -519,7 +519,7 @@ class Blackboard(Reading):
             kind="request",
             session=session,
             user=user,
-            tags=None if tags is None else dict(tags),
+            tags=to_tags(tags),
         )
         with self.telemetry.span(ASK, attributes={TOPIC: topic}, expected=(NoAnswerError,)) as span:
             request = await self._writer.request(topic, memory, access)
@@ -544,5 +544,6 @@ def _refs(refs: Sequence[RefLike]) -> tuple[Ref, ...]:
     if isinstance(refs, str | Ref | Memory):  # a str is a sequence too
         raise InvalidError(f"sources= and links= take a list of references, not {refs!r}")
     return tuple(
-        ref.pinned if isinstance(ref, Memory) and ref.revision else to_ref(ref) for ref in refs
+        ref.pinned if isinstance(ref, Memory) and ref.revision else to_ref(ref)
+        for ref in several(refs)
     )

@@ -1,6 +1,6 @@
 """Which memories a search is about, as a caller says it, and as it goes over the wire."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypedDict, cast
 
@@ -50,7 +50,7 @@ class Conditions(TypedDict, total=False):
     happened_since: Moment
     happened_until: Moment
     min_priority: float | None
-    sources: Sequence[RefLike] | RefLike
+    sources: Sequence[RefLike] | RefLike | None
     before: RefLike | int | None
 
 
@@ -86,7 +86,7 @@ def filter_of(where: Conditions, before: int | None) -> Filter:
         until=_moment("until", where.get("until")),
         happened_since=_moment("happened_since", where.get("happened_since")),
         happened_until=_moment("happened_until", where.get("happened_until")),
-        sources=_sources(where.get("sources", ())),
+        sources=_sources(where.get("sources")),
         before=before,
     )
     chosen.check()
@@ -108,8 +108,34 @@ def to_ref(ref: RefLike) -> Ref:
     raise InvalidError(f"{ref!r} is no reference; pass a Ref, a Memory or its text")
 
 
-def _sources(refs: Sequence[RefLike] | RefLike) -> tuple[Ref, ...]:
-    given = (refs,) if isinstance(refs, Ref | Memory | str) else tuple(refs)
+def several(refs: Sequence[RefLike]) -> Sequence[RefLike]:
+    """References, if they are several of something.
+
+    Raises:
+        InvalidError: They are not.
+    """
+    if not isinstance(refs, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidError(f"{refs!r} is no list of references; pass [ref, …]")
+    return refs
+
+
+def to_tags(tags: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Tags of a memory, however they are given; what they hold is checked with the memory.
+
+    Raises:
+        InvalidError: They are no mapping.
+    """
+    if tags is None:
+        return None
+    if not isinstance(tags, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidError(f"tags={tags!r} must be a mapping of names to values")
+    return dict(tags)
+
+
+def _sources(refs: Sequence[RefLike] | RefLike | None) -> tuple[Ref, ...]:
+    if refs is None:
+        return ()
+    given = (refs,) if isinstance(refs, Ref | Memory | str) else several(refs)
     return tuple(to_ref(ref).unpinned for ref in given)
 
 
@@ -131,6 +157,9 @@ def _tags(
 ) -> dict[str, tuple[str, ...]]:
     if given is not None and not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidError(f"tags={given!r} must be a mapping of names to values")
+    for name in given or {}:
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidError(f"the name of a tag must be str, not {name!r}")
     return {name: _names(f"tag {name}", values) for name, values in (given or {}).items()}
 
 

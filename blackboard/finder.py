@@ -6,7 +6,7 @@ or no longer matches is shown, however far the index lags behind.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import anyio
@@ -15,6 +15,7 @@ import msgspec
 from blackboard.codec import RecordT, decode_record, encode_record
 from blackboard.errors import (
     BlackboardError,
+    DeniedError,
     InvalidError,
     ModelBusyError,
     ModelRefusedError,
@@ -219,18 +220,17 @@ def _hit(found: Found, memory: Memory) -> Hit:
     return Hit(memory, found.score, dict(found.why))
 
 
+ERRORS: Mapping[int, type[BlackboardError]] = {
+    400: InvalidError,
+    403: DeniedError,
+    409: SettingsError,
+    410: UnavailableError,
+    429: ModelBusyError,
+    502: ModelRefusedError,
+    503: UnavailableError,
+}
+"""What the service means by its codes, which are those of HTTP; any other is terminal."""
+
+
 def _error(code: int, text: str) -> BlackboardError:
-    """The error that the service meant; its codes are those of HTTP."""
-    match code:
-        case 400:
-            return InvalidError(text)
-        case 409:
-            return SettingsError(text)
-        case 429:
-            return ModelBusyError(text)
-        case 502:
-            return ModelRefusedError(text)
-        case 503 | 410:
-            return UnavailableError(text)
-        case _:
-            return TerminalError(text)
+    return ERRORS.get(code, TerminalError)(text)

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Unpack
 
-from blackboard.conditions import Conditions, RefLike, filter_of, to_ref
+from blackboard.conditions import Conditions, RefLike, filter_of, to_ref, to_tags
 from blackboard.errors import (
     BlackboardError,
     GoneError,
@@ -179,7 +179,7 @@ class Reading:
         Raises:
             NoAnswerError: None came in time (also a `TimeoutError`).
         """
-        wanted = dict(tags or {})
+        wanted = to_tags(tags) or {}
 
         def matches(memory: Memory) -> bool:
             return (

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import anyio
 
-from blackboard.access.identity import ACCESS_STREAM, SERVICES, rights_subject
-from blackboard.access.rights import Grant, Rights
+from blackboard.access.identity import ACCESS_STREAM, rights_subject
+from blackboard.access.rights import OPERATORS, Grant, Rights
 from blackboard.codec import decode_record
 from blackboard.errors import DeniedError, InvalidError, RetryableError, UnavailableError
 from blackboard.jetstream import Connection, Message, NoStreamError, Start, follow
@@ -34,15 +34,19 @@ class Roster:
         self._rights: dict[str, Rights] = {}
         self._read = False
         self._changed = anyio.Event()
+        self.version = 0
+        """Grows with every change."""
 
     @property
     def all(self) -> Mapping[str, Rights]:
         """The rights of every agent, by name; empty until the policy was read."""
         return self._rights
 
-    async def change(self) -> None:
-        """Wait until rights are read, or read again, or changed."""
-        await self._changed.wait()
+    async def change(self, seen: int) -> int:
+        """Wait until rights were read or changed since a version, and give the version now."""
+        while self.version == seen:
+            await self._changed.wait()
+        return self.version
 
     @property
     def enforced(self) -> bool:
@@ -76,6 +80,7 @@ class Roster:
                 self._tell()
 
     def _tell(self) -> None:
+        self.version += 1
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -88,7 +93,7 @@ class Roster:
             UnavailableError: The policy was not read yet.
         """
         check_name("agent", agent)
-        if not self.enforced or agent in SERVICES:
+        if not self.enforced or agent in OPERATORS:
             return None
         if not self._read:
             raise UnavailableError(
@@ -111,14 +116,23 @@ class Roster:
         return (*rights.read, *results)
 
 
-def _take(rights: dict[str, Rights], message: Message) -> None:
-    agent = message.subject.rsplit(".", 1)[-1]
+def document_of(message: Message) -> Rights | None:
+    """The rights that a message of the access stream grants; None when it takes them all away."""
+    _, board, agent = message.subject.split(".")
     try:
         document = decode_record(message.data, Rights) if message.data else None
     except InvalidError:
-        logger.exception("the rights of %s cannot be read, so it has none", agent)
-        document = None
-    if document is None or document.agent != agent:
+        logger.exception("the rights of %s on %s cannot be read, so it has none", agent, board)
+        return None
+    if document is None or (document.board, document.agent) != (board, agent):
+        return None
+    return document
+
+
+def _take(rights: dict[str, Rights], message: Message) -> None:
+    agent = message.subject.rsplit(".", 1)[-1]
+    document = document_of(message)
+    if document is None:
         rights.pop(agent, None)
     else:
         rights[agent] = document

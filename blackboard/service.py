@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -60,7 +60,7 @@ def run_service(agent: str, serve: Serve) -> int:
         settings = msgspec.structs.replace(load(), otlp_endpoint=None)
         anyio.run(_run, agent, settings, serve)
     except* SettingsError as errors:
-        for error in errors.exceptions:
+        for error in _leaves(errors):
             logger.error("%s", error)  # noqa: TRY400 - a sentence for the operator
         code = 2
     return code
@@ -103,6 +103,15 @@ async def take_desk(
     async with background() as group:
         session = Session(connection, settings.url or connection.url, settings, Limits(), group)
         yield session.desk(board, agent)
+
+
+def _leaves(errors: BaseExceptionGroup[SettingsError]) -> Iterator[BaseException]:
+    """The errors in a group, however deep the task groups were that they went through."""
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def _run(agent: str, settings: Settings, serve: Serve) -> None:

@@ -14,6 +14,7 @@ two attributes for how a span ended stand in `spans`.)
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import metrics, trace
@@ -126,7 +127,7 @@ BATCH_COUNT: Final = "messaging.batch.message_count"
 
 
 class Metric(NamedTuple):
-    """A counter or a histogram."""
+    """A counter, a histogram or a gauge."""
 
     name: str
     unit: str
@@ -169,17 +170,14 @@ HANDLE_SECONDS: Final = Metric("blackboard.handle.duration", "s", "What a handle
 LAG_SECONDS: Final = Metric("blackboard.delivery.lag", "s", "From stored to given to the handler")
 
 _meter = metrics.get_meter("blackboard")
-_counters: dict[str, metrics.Counter] = {}
-_histograms: dict[str, metrics.Histogram] = {}
+_counter = cache(_meter.create_counter)
+_histogram = cache(_meter.create_histogram)
+_gauge = cache(_meter.create_gauge)
 
 
 def add(metric: Metric, n: int, labels: Mapping[str, str]) -> None:
     """Add to a counter of the program's meter provider; nothing happens when it has none."""
-    counter = _counters.get(metric.name)
-    if counter is None:
-        counter = _meter.create_counter(metric.name, metric.unit, metric.description)
-        _counters[metric.name] = counter
-    counter.add(n, labels)
+    _counter(*metric).add(n, labels)
 
 
 class Telemetry:
@@ -359,11 +357,11 @@ class Telemetry:
 
     def observe(self, metric: Metric, value: float) -> None:
         """Add a value to a histogram."""
-        histogram = _histograms.get(metric.name)
-        if histogram is None:
-            histogram = _meter.create_histogram(metric.name, metric.unit, metric.description)
-            _histograms[metric.name] = histogram
-        histogram.record(value, self._labels)
+        _histogram(*metric).record(value, self._labels)
+
+    def measure(self, metric: Metric, value: float) -> None:
+        """Set a gauge to what was measured just now."""
+        _gauge(*metric).set(value, self._labels)
 
     def shutdown(self, timeout_s: float = 2.0) -> None:
         """Leave the exporter; the last one of the process has it send what waits, and closes it.

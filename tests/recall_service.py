@@ -85,6 +85,10 @@ class RecallService:
         """Send a signal."""
         self._process.send_signal(number)
 
+    def wait(self) -> int:
+        """Wait until it ends by itself."""
+        return self._process.wait(timeout=20)
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()

@@ -21,8 +21,19 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from qdrant_client import AsyncQdrantClient
 
 from blackboard.errors import InvalidError
+from blackboard.recall import points
 from blackboard.recall.edge import EdgeIndex
-from blackboard.recall.index import Entry, Index, MismatchError, Row, Scored, Sparse, Vectors, Where
+from blackboard.recall.index import (
+    BrokenIndexError,
+    Entry,
+    Index,
+    MismatchError,
+    Row,
+    Scored,
+    Sparse,
+    Vectors,
+    Where,
+)
 from blackboard.recall.qdrant import QdrantIndex
 from blackboard.search import CountBy, Filter, Grant, Order
 from blackboard.subjects import Ref
@@ -436,6 +447,76 @@ async def test_searches_go_on_while_memories_come_in(index: Index) -> None:
 
     assert searches
     assert (await index.count(EVERYTHING, []))[0] == 600
+
+
+async def test_an_index_of_another_format_is_refused(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "server":
+        pytest.skip("the collection outlives the test's client; covered by the local mode")
+    client = AsyncQdrantClient(":memory:")
+
+    async def opened() -> Index:
+        if engine == "edge":
+            return await EdgeIndex.open(tmp_path / "i", SIGNATURE)
+        return await QdrantIndex.over(client, "i", SIGNATURE)
+
+    with monkeypatch.context() as older:
+        older.setattr(points, "FORMAT", points.FORMAT - 1)
+        index = await opened()
+        await index.apply([entry(1)], [], 1)
+        if engine == "edge":
+            await index.close()
+
+    with pytest.raises(BrokenIndexError, match=f"{points.FORMAT - 1} instead of {points.FORMAT}"):
+        await opened()
+    await client.close()
+
+
+def test_points_of_this_format_look_like_this() -> None:
+    # If this has to be changed, so has `points.FORMAT`.
+    full = entry(
+        7,
+        ref=Ref("bob", "docs.a", "0" * 32),
+        access="pii",
+        author="bob",
+        session="s1",
+        user="customer-1",
+        kind="summary",
+        tags={"dept": "billing"},
+        priority=0.5,
+        stored=NOW,
+        happened=NOW,
+        expires=NOW,
+        sources=(Ref("bob", "docs.a", "1" * 32),),
+        shows=Ref("*", "once.sum", "k1"),
+        text="a summary",
+    )
+    stamp = 1_777_636_800_000_000
+    named = f"bob/docs.a/{'0' * 32}"
+
+    assert points.FORMAT == 2
+    assert points.payload(full) == {
+        "ref": named,
+        "revision": 7,
+        "access": "pii",
+        "agent": "bob",
+        "session": "s1",
+        "user": "customer-1",
+        "kind": "summary",
+        "topic": "docs.a",
+        "places": ["0:docs", "1:a"],
+        "depth": 2,
+        "tags": ["4:dept=billing"],
+        "priority": 0.5,
+        "stored": stamp,
+        "happened": stamp,
+        "expires": stamp,
+        "sources": [f"bob/docs.a/{'1' * 32}"],
+        "shows": "*/once.sum/k1",
+        "text": "a summary",
+        "candidate": f'["{named}",7,{stamp},0.5,"*/once.sum/k1","s1"]',
+    }
 
 
 async def test_another_signature_names_the_command(engine: str, tmp_path: Path) -> None:

@@ -315,13 +315,16 @@ def test_metrics_reach_the_meter_provider_of_the_program():
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-        from blackboard.telemetry import HANDLE_SECONDS, READS, Telemetry
+        from blackboard.telemetry import HANDLE_SECONDS, INDEX_LAG, READS, Telemetry
         telemetry = Telemetry("main", "reader", "1", lambda record: None)
         telemetry.count(READS)
+        telemetry.measure(INDEX_LAG, 9)
         reader = InMemoryMetricReader()
         metrics.set_meter_provider(MeterProvider([reader]))
         telemetry.count(READS, 2)
         telemetry.observe(HANDLE_SECONDS, 0.5)
+        telemetry.measure(INDEX_LAG, 8)
+        telemetry.measure(INDEX_LAG, 7)
         scope = reader.get_metrics_data().resource_metrics[0].scope_metrics[0]
         for metric in scope.metrics:
             [point] = metric.data.data_points
@@ -333,6 +336,7 @@ def test_metrics_reach_the_meter_provider_of_the_program():
     assert said.splitlines() == [
         f"blackboard.reads {{memory}} 2 {labels}",
         f"blackboard.handle.duration s 0.5 {labels}",
+        f"blackboard.index.lag {{message}} 7 {labels}",
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from qdrant_client import AsyncQdrantClient, models
 
 from blackboard.errors import SettingsError, UnavailableError
+from blackboard.recall import server
 from blackboard.recall.index import BrokenIndexError
 from blackboard.recall.qdrant import QdrantIndex
 from tests.entries import SIGNATURE, entry
@@ -48,6 +49,8 @@ async def test_a_server_that_is_down_is_unavailable() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UnavailableError, match="check that it runs"):
         await QdrantIndex.open(url, "main-1", SIGNATURE)
+    with pytest.raises(UnavailableError, match="it is asked again"):
+        await server.remove(url, "main-1")
 
 
 async def test_a_server_of_an_old_version_is_named() -> None:

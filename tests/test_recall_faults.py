@@ -20,6 +20,7 @@ from blackboard.errors import (
     UnavailableError,
 )
 from blackboard.jetstream import Outgoing
+from blackboard.recall import points
 from blackboard.recall.catalogue import read_catalogue, write_catalogue
 from tests.children import children
 from tests.embedding_stub import EmbeddingStub
@@ -120,6 +121,41 @@ async def test_a_deleted_directory_is_built_again_beside_answering(
     assert service.running
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+async def test_a_data_directory_that_was_removed_is_not_made_again(
+    board: Blackboard,
+    start_recall: Callable[..., RecallService],
+    tmp_path: Path,
+    lazy: bool,  # noqa: FBT001
+) -> None:
+    data = tmp_path / "index"
+    data.mkdir()
+    service = start_recall(lazy=lazy)
+    assert await contents(board, "apples") == []
+    await board.put_many("notes", [f"apples {number}" for number in range(300)])
+    # It may be at work in there.
+    while data.exists():
+        shutil.rmtree(data, ignore_errors=True)
+
+    assert await anyio.to_thread.run_sync(service.wait) == 2
+    assert "was removed; start recall again" in service.log.read_text()
+    assert not data.exists()
+
+
+async def test_what_is_made_in_the_place_of_the_data_directory_is_left_alone(
+    board: Blackboard, start_recall: Callable[..., RecallService], tmp_path: Path
+) -> None:
+    data = tmp_path / "index"
+    service = start_recall()
+    await board.put("notes", "apples")
+    await current(board, board.log.reached)
+    data.rename(tmp_path / "elsewhere")
+    data.mkdir()
+
+    assert await anyio.to_thread.run_sync(service.wait) == 2
+    assert list(data.iterdir()) == []
+
+
 async def test_a_damaged_index_is_built_again(
     board: Blackboard, start_recall: Callable[..., RecallService]
 ) -> None:
@@ -134,6 +170,26 @@ async def test_a_damaged_index_is_built_again(
 
     assert (await current(board)).memories == 20
     assert len(await contents(board, "apples")) == 10
+
+
+async def test_an_index_of_another_format_is_built_again(
+    board: Blackboard, start_recall: Callable[..., RecallService]
+) -> None:
+    service = start_recall()
+    await board.put_many("notes", [f"apples {number}" for number in range(20)])
+    await current(board, board.log.reached)
+    service.stop()
+    before = service.indexes()
+    [books] = (service.data / "recall" / "main").rglob("index.json")
+    text = books.read_text()
+    books.write_text(text.replace(f'"format":{points.FORMAT}', f'"format":{points.FORMAT - 1}'))
+    assert books.read_text() != text
+    start_recall()
+
+    assert (await current(board)).memories == 20
+    assert len(await contents(board, "apples")) == 10
+    assert service.indexes().isdisjoint(before)
+    assert "of another version of this package" in service.log.read_text()
 
 
 async def test_an_index_that_missed_tombstones_is_built_again(
@@ -316,8 +372,9 @@ async def test_a_change_of_embedder_survives_kills_with_the_old_one_in_service(
 
 
 async def test_a_lazy_service_begins_with_the_first_question(
-    board: Blackboard, start_recall: Callable[..., RecallService], embeddings: EmbeddingStub
+    board: Blackboard, start_recall: Callable[..., RecallService], tmp_path: Path
 ) -> None:
+    (tmp_path / "index").mkdir()
     service = start_recall(lazy=True)
     await board.put("notes", "apples")
 

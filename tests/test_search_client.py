@@ -124,10 +124,14 @@ async def test_what_the_stream_cannot_tell_is_an_error_that_says_what_to_run(
         ({"text": "x", "user": 7}, "user"),
         ({"text": "x", "tags": ["a"]}, "tags"),
         ({"text": "x", "tags": {"a": []}}, "nothing"),
+        ({"text": "x", "tags": 5}, "tags=5 must be a mapping"),
+        ({"text": "x", "tags": {5: "a"}}, "name of a tag"),
         ({"text": "x", "since": "yesterday"}, "since"),
         ({"text": "x", "until": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001
         ({"text": "x", "min_priority": 3}, "min_priority"),
         ({"text": "x", "sources": ["nothing"]}, "reference"),
+        ({"text": "x", "sources": 5}, "list of references"),
+        ({"text": "x", "before": 5.5}, "no reference"),
         ({"text": "x", "at": datetime.now(UTC)}, "query"),
     ],
 )

@@ -20,7 +20,7 @@ from blackboard import Blackboard
 from blackboard.access.rights import Grant, Rights
 from blackboard.runtime.intake import pause as pause_length
 from tests import settling
-from tests.secured import Secured, agent
+from tests.guarded import Guarded, agent
 
 MODULES = (
     "agent",
@@ -136,8 +136,8 @@ def people(module: ModuleType) -> list[Rights]:
 @pytest.fixture
 async def server(
     tmp_path: Path, people: list[Rights], monkeypatch: pytest.MonkeyPatch
-) -> AsyncGenerator[Secured]:
-    secured = Secured(tmp_path / "secured", people)
+) -> AsyncGenerator[Guarded]:
+    secured = Guarded(tmp_path / "secured", people)
     monkeypatch.setenv("BLACKBOARD_CREDENTIALS", str(secured.credentials))
     try:
         secured.start()
@@ -152,7 +152,7 @@ async def server(
 
 @pytest.fixture
 async def board(
-    server: Secured, people: list[Rights], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    server: Guarded, people: list[Rights], module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Blackboard]:
     """The board of `alice`; its siblings are other agents, each over a connection of its own.
 

@@ -9,16 +9,17 @@ Identity is (board, agent): a board is a tenant and shares nothing with another.
     policy    the agents, and all that can be wrong
     decision  why something is allowed or not
     rights    what one agent may do: the document that services decide by
+    filters   the same as subjects of the broker
+    identity  who a connection is, and the names that are reserved
     keys      one nkey per agent, and the files they lie in
     broker    the permissions, as the broker's configuration
 """
 
 from blackboard.access.decision import Decision, decide
 from blackboard.access.policy import Member, Policy
-from blackboard.access.rights import OPERATORS, PROBE, Grant, Quota, Rights, reserved_rights
+from blackboard.access.rights import PROBE, Grant, Quota, Rights, reserved_rights
 
 __all__ = [
-    "OPERATORS",
     "PROBE",
     "Decision",
     "Grant",

@@ -4,7 +4,7 @@ The same filters are compiled into the broker's permissions, asked for by the cl
 against every request by the steward, so the three cannot disagree.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from blackboard.access.rights import Grant, Rights
 from blackboard.subjects import ONCE, SHARED, Pattern
@@ -76,14 +76,27 @@ def intersection(one: str, other: str) -> str | None:
 
 def covers(wide: str, narrow: str) -> bool:
     """Whether a filter selects everything that another does."""
-    return intersection(wide, narrow) == narrow
+    return _covers(wide.split("."), narrow.split("."))
+
+
+def _covers(wide: Sequence[str], narrow: Sequence[str]) -> bool:
+    for place, part in enumerate(wide):
+        if place == len(narrow):
+            return False
+        if part == ">":
+            return True
+        if part != narrow[place] and (part != "*" or narrow[place] == ">"):
+            return False
+    return len(wide) == len(narrow)
 
 
 def widest(filters: Iterable[str]) -> tuple[str, ...]:
     """The same selection without filters that others cover."""
-    unique = list(dict.fromkeys(filters))
+    unique = {one: one.split(".") for one in filters}
     return tuple(
-        one for one in unique if not any(other != one and covers(other, one) for other in unique)
+        one
+        for one, parts in unique.items()
+        if not any(_covers(other, parts) for other in unique.values() if other is not parts)
     )
 
 

@@ -9,12 +9,15 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from blackboard.access.rights import OPERATORS, PROBE
 from blackboard.errors import SettingsError
 
 PREFIX = "_R_.bb."
 """Before every subject that a stream captures, where the broker has credentials."""
-SERVICES = frozenset({"cli", "steward", "recall", "consolidator"})
-"""Names that no agent may have: they speak to JetStream themselves."""
+ACCOUNT = "BB"
+"""The broker's account in which boards and agents are."""
+SYSTEM = "system"
+"""The name of the credential for the broker's system account."""
 
 _SEED = re.compile(r"^SU[A-Z2-7]{56}$", re.MULTILINE)
 
@@ -36,7 +39,7 @@ class Identity:
     @property
     def restricted(self) -> bool:
         """Whether it may only do what the access policy grants it."""
-        return self.agent not in SERVICES
+        return self.agent not in OPERATORS and self.agent != SYSTEM
 
     @property
     def inbox(self) -> str:
@@ -58,7 +61,8 @@ class Identity:
         """
         if not path.is_dir():
             return cls.read(path, board, agent)
-        file = path / (f"{agent}.nk" if agent in SERVICES else f"{board}/{agent}.nk")
+        alone = agent in OPERATORS or agent in (PROBE, SYSTEM)
+        file = path / (f"{agent}.nk" if alone else f"{board}/{agent}.nk")
         if not file.exists():
             raise SettingsError(
                 f"{str(path)!r} has no credential for agent {agent!r} on board {board!r}; "
@@ -86,6 +90,12 @@ class Identity:
                 f"{str(path)!r} is no credential: it holds no seed of a user's nkey (SU…)"
             )
         return cls(board, agent, found.group())
+
+
+def inbox_of(subject: str) -> str:
+    """The inbox that only the caller has whom a request's subject (`svc.…`) names."""
+    _, board, _, agent = subject.split(".")
+    return f"{Identity(board, agent, '').inbox}."
 
 
 def rights_subject(board: str, agent: str) -> str:

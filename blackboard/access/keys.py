@@ -11,31 +11,23 @@ over, unless its agent's key is rotated: every copy of it that was handed out wo
 
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import nkeys  # pyright: ignore[reportMissingTypeStubs]
 
-from blackboard.access.rights import PROBE
+from blackboard.access.identity import SYSTEM, Identity
+from blackboard.access.rights import ANY, PROBE
 from blackboard.errors import SettingsError
 from blackboard.files import create_private, write_private
 
 SUFFIX = ".nk"
-SYSTEM = "system"
-SERVICES = ("cli", "steward", "recall", PROBE, SYSTEM)
-"""Who has a credential beside the agents; `system` may look after the broker itself."""
+SERVICES = ("cli", "consolidator", "recall", "steward", PROBE, SYSTEM)
+"""Who has a credential beside the agents; that of `system` looks after the broker itself."""
 SEED_BYTES = 32
 _HEAD = "-----BEGIN USER NKEY SEED-----"
 _TAIL = "------END USER NKEY SEED------"
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What a credential file holds: the secret seed, and the public key it belongs to."""
-
-    seed: str = field(repr=False)
-    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,33 +95,14 @@ class Keyring:
             content, key = _fresh(agent, board)
             if create_private(path, content):
                 return key
-        return read_credential(path).key
-
-
-def read_credential(path: Path) -> Credential:
-    """Read a credential file: a seed between lines that say so, or the bare seed.
-
-    Raises:
-        SettingsError: It cannot be read, or holds no user's seed; the text never quotes it.
-    """
-    try:
-        text = path.read_text("ascii")
-    except OSError as error:
-        raise SettingsError(
-            f"cannot read the credential {str(path)!r} ({error.strerror}); it is made by "
-            "`blackboard access apply` for each agent of the policy"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise _empty(path) from error
-    lines = [line.strip() for line in text.splitlines()]
-    seed = next((line for line in lines if line.startswith("SU")), None)
-    if seed is None:
-        raise _empty(path)
-    try:
-        key = _public(seed.encode())
-    except (nkeys.NkeysError, ValueError) as error:
-        raise _empty(path) from error
-    return Credential(seed, key)
+        identity = Identity.read(path, board or ANY, agent)
+        try:
+            return _public(identity.seed.encode())
+        except (nkeys.NkeysError, ValueError) as error:
+            raise SettingsError(
+                f"{str(path)!r} is damaged: its seed is none; make a new one with "
+                f"`blackboard access rotate {agent}`"
+            ) from error
 
 
 def _fresh(agent: str, board: str | None) -> tuple[bytes, str]:
@@ -157,13 +130,6 @@ def _public(seed: bytes) -> str:
         raise ValueError("not a user's seed")
     pair = nkeys.from_seed(bytearray(seed))  # pyright: ignore[reportUnknownMemberType]
     return cast("bytes", pair.public_key).decode()
-
-
-def _empty(path: Path) -> SettingsError:
-    return SettingsError(
-        f"{str(path)!r} holds no user's nkey seed; give the credential file that `blackboard "
-        "access apply` wrote, or make a new key with `blackboard access rotate`"
-    )
 
 
 def _unusable(directory: Path, error: OSError) -> SettingsError:

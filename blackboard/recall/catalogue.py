@@ -94,9 +94,8 @@ def write_catalogue(directory: Path, catalogue: Catalogue) -> None:
     """Replace it at once; it is on disk when this returns.
 
     Raises:
-        OSError: The directory cannot be written to.
+        OSError: The directory is not there, or cannot be written to.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = directory / f".{FILE}.new"
     with fresh.open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(catalogue)))

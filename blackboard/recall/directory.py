@@ -21,8 +21,6 @@ from blackboard.errors import SettingsError, UnavailableError
 from blackboard.recall import points
 from blackboard.recall.index import BrokenIndexError, Signature
 
-FORMAT = 1
-"""Of the directory and of the points; one of another format is built anew."""
 BOOKS = "index.json"
 PART = f"{BOOKS}.part"
 LOCK = "lock"
@@ -34,7 +32,7 @@ class Books(msgspec.Struct, frozen=True, kw_only=True):
     """What the small file says.
 
     Attributes:
-        format: Of the directory.
+        format: Of the directory and of the points in it (`points.FORMAT`).
         signature: What the index was built with.
         generation: Which of the directories beside it is the engine's.
         position: Everything up to this revision is on disk.
@@ -138,7 +136,7 @@ def _copy_file(source: str, target: str) -> str:
 def _prepare(path: Path) -> None:
     """Make the directory, unless it is somebody else's."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
         names = {one.name for one in path.iterdir()}
     except OSError as error:
         raise SettingsError(
@@ -179,15 +177,14 @@ def _locked(path: Path) -> TextIOWrapper:
 
 def _read(path: Path, signature: Signature) -> Books:
     if not (path / BOOKS).exists():
-        books = Books(format=FORMAT, signature=signature, generation="0", position=0)
+        books = Books(format=points.FORMAT, signature=signature, generation="0", position=0)
         _write(path, books)
         return books
     try:
         books = msgspec.json.decode((path / BOOKS).read_bytes(), type=Books)
     except (msgspec.MsgspecError, OSError, UnicodeDecodeError) as error:
         raise broken(path, error) from error
-    if books.format != FORMAT:
-        raise broken(path, f"format {books.format} instead of {FORMAT}")
+    points.check_format(books.format, str(path))
     points.check_signature(books.signature, signature, str(path))
     if books.position and not (path / f"{GENERATION}{books.generation}").is_dir():
         raise broken(path, "its data are gone")

@@ -148,7 +148,7 @@ class Indexer:
 
     def _step(self) -> None:
         self.whole = self.whole or self.current
-        self._log.telemetry.observe(INDEX_LAG, self.lag)
+        self._log.telemetry.measure(INDEX_LAG, self.lag)
         self._progress.set()
         self._progress = anyio.Event()
 

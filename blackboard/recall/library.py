@@ -242,6 +242,7 @@ class Library:
             # It is a projection: what cannot be read is built again.
             logger.warning("board %s: %s; it is built again", self.log.board, error)
             book = self._replaced(book)
+            await self._clear()
             index = await self._shelf.open(book)
             position = await index.position()
         if position == 0 and book.whole:

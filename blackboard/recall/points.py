@@ -14,11 +14,21 @@ import msgspec
 import numpy as np
 
 from blackboard.errors import InvalidError
-from blackboard.recall.index import Entry, MismatchError, Scored, Signature, Vectors
+from blackboard.recall.index import (
+    BrokenIndexError,
+    Entry,
+    MismatchError,
+    Scored,
+    Signature,
+    Vectors,
+)
 from blackboard.recall.predicate import kept, microseconds, places, tag, untag
 from blackboard.recall.weights import FloatArray
 from blackboard.subjects import BB_NAMESPACE, Ref
 
+FORMAT: Final = 2
+"""Counted up when the same memory would give another point, or an engine keep it in another way: an
+index of another format is built anew."""
 Kind = Literal["keyword", "integer", "float"]
 Payload = dict[str, Any]
 
@@ -203,6 +213,19 @@ def _check_dense(vector: FloatArray, signature: Signature) -> None:
         raise InvalidError(
             f"a vector with NaN or infinity; check what the embedder "
             f"({signature.embedder!r}) answers"
+        )
+
+
+def check_format(found: object, where: str) -> None:
+    """Refuse an index that another version of this package keeps in another way.
+
+    Raises:
+        BrokenIndexError: It is one.
+    """
+    if found != FORMAT:
+        raise BrokenIndexError(
+            f"the index in {where!r} is of format {found} instead of {FORMAT}, of another version "
+            "of this package; nothing is lost, the board holds everything: it has to be built anew"
         )
 
 

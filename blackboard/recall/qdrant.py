@@ -6,43 +6,25 @@ which keeps it out of every search. Removed memories leave the server's disk whe
 and log get to it; `tidy` can do nothing about that.
 """
 
-import re
 import uuid
 import warnings
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import anyio
-import grpc
 import msgspec
 import numpy as np
 from qdrant_client import AsyncQdrantClient, models
-from qdrant_client.common.client_exceptions import QdrantException
-from qdrant_client.http.exceptions import (
-    ApiException,
-    ResponseHandlingException,
-    UnexpectedResponse,
-)
 
-from blackboard.errors import BlackboardError, SettingsError, UnavailableError
-from blackboard.recall import points
+from blackboard.errors import SettingsError
+from blackboard.recall import points, server
 from blackboard.recall.collection import MAX_VALUES, TAKE, Collection, Point, Sort
-from blackboard.recall.index import BrokenIndexError, Entry, Signature, Sparse, Vectors
+from blackboard.recall.index import Entry, Signature, Sparse, Vectors
 from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf, Some
 from blackboard.subjects import BB_NAMESPACE, Ref
 
-OLDEST: Final = (1, 16)
-"""The server that first had everything used here (writes that depend on what is there)."""
 BOOKS: Final = str(uuid.uuid5(BB_NAMESPACE, "index"))
 """The point that holds signature and position; no memory's, as those have a board in their name."""
-GONE_CODES: Final = {grpc.StatusCode.NOT_FOUND}
-REFUSED_CODES: Final = {
-    grpc.StatusCode.UNAUTHENTICATED,
-    grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.FAILED_PRECONDITION,
-}
 
 T = TypeVar("T")
 
@@ -67,8 +49,8 @@ class QdrantIndex(Collection):
         signature: Signature,
         *,
         key: str | None = None,
-        grpc_port: int = 6334,
-        timeout_s: int = 10,
+        grpc_port: int = server.GRPC_PORT,
+        timeout_s: int = server.TIMEOUT_S,
     ) -> "QdrantIndex":
         """Open a collection; one that is not there is made, empty.
 
@@ -76,20 +58,11 @@ class QdrantIndex(Collection):
             UnavailableError: The server does not answer; retry later.
             SettingsError: It is too old, refuses the key, or the collection is no index.
             MismatchError: The index was built with another signature.
+            BrokenIndexError: It is of another format.
         """
-        with warnings.catch_warnings():
-            # The key of a server in the same network may travel in the clear.
-            warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
-            client = AsyncQdrantClient(
-                url=url,
-                api_key=key,
-                prefer_grpc=True,
-                grpc_port=grpc_port,
-                timeout=timeout_s,
-                check_compatibility=False,
-            )
+        client = server.client(url, key, grpc_port, timeout_s)
         try:
-            await _check_version(client, url)
+            await server.check_version(client, url)
             return await cls.over(client, collection, signature)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -108,6 +81,7 @@ class QdrantIndex(Collection):
         if found is None:
             await index._finish()
             return index
+        points.check_format(found.get("format"), collection)
         built = msgspec.convert(found["signature"], Signature)
         points.check_signature(built, signature, collection)
         return index
@@ -116,7 +90,7 @@ class QdrantIndex(Collection):
         """The last revision that the server holds."""
         books = await self._books()
         if books is None:
-            raise self._lost()
+            raise server.lost(self._name)
         return int(books["position"])
 
     async def apply(self, entries: Sequence[Entry], gone: Sequence[Ref], position: int) -> None:
@@ -186,12 +160,13 @@ class QdrantIndex(Collection):
         await self._keep(0)
 
     async def _books(self) -> Mapping[str, Any] | None:
-        found = (await self._retrieve([BOOKS], ["signature", "position"])).get(BOOKS)
+        found = (await self._retrieve([BOOKS], ["format", "signature", "position"])).get(BOOKS)
         return None if found is None else found.fields
 
     async def _keep(self, position: int) -> None:
         fields = {
             "expires": 0,
+            "format": points.FORMAT,
             "signature": msgspec.to_builtins(self._signature),
             "position": position,
         }
@@ -209,34 +184,7 @@ class QdrantIndex(Collection):
         )
 
     async def _ask(self, answer: Awaitable[T]) -> T:
-        try:
-            return await answer
-        except (grpc.RpcError, ApiException, QdrantException, OSError) as error:
-            raise self._problem(error) from error
-        except ValueError as error:  # how the client's local mode says it
-            if "not found" not in str(error):
-                raise
-            raise self._lost() from error
-
-    def _problem(self, error: Exception) -> BlackboardError:
-        code: Any = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
-        status = error.status_code if isinstance(error, UnexpectedResponse) else None
-        if code in GONE_CODES or status == 404:
-            return self._lost()
-        if code in REFUSED_CODES or (status is not None and 400 <= status < 500 and status != 429):
-            return SettingsError(
-                f"the Qdrant server refuses ({_reason(error)}); check its key and its version"
-            )
-        return UnavailableError(
-            f"the Qdrant server does not answer ({_reason(error)}); it is asked again, and nothing "
-            "is lost: the board holds everything"
-        )
-
-    def _lost(self) -> BrokenIndexError:
-        return BrokenIndexError(
-            f"the Qdrant server has no index {self._name!r} any more; nothing is lost, the board "
-            "holds everything: run `blackboard reindex`"
-        )
+        return await server.asked(self._name, answer)
 
     # What `Collection` asks for.
 
@@ -358,26 +306,3 @@ def _schema(field: str, kind: str) -> Any:
             type=models.IntegerIndexType.INTEGER, lookup=field == "depth", range=True
         )
     return models.FloatIndexParams(type=models.FloatIndexType.FLOAT)
-
-
-async def _check_version(client: AsyncQdrantClient, url: str) -> None:
-    try:
-        version = (await client.http.service_api.root()).version
-    except (ApiException, QdrantException, OSError, ValueError) as error:
-        raise UnavailableError(
-            f"no Qdrant server answers at {url!r} ({_reason(error)}); check that it runs"
-        ) from error
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST:
-        raise SettingsError(
-            f"the Qdrant server at {url!r} is version {version!r}; "
-            f"{OLDEST[0]}.{OLDEST[1]} or newer is needed"
-        )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
-    if isinstance(error, ResponseHandlingException):
-        return str(error.source) or type(error.source).__name__
-    return " ".join(str(error).split())[:300] or type(error).__name__

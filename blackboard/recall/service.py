@@ -17,9 +17,12 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from blackboard.access.identity import inbox_of
+from blackboard.background import background
 from blackboard.codec import decode_record, encode_record
 from blackboard.errors import (
     BlackboardError,
+    DeniedError,
     InvalidError,
     ModelBusyError,
     ModelRefusedError,
@@ -27,6 +30,8 @@ from blackboard.errors import (
     SettingsError,
 )
 from blackboard.jetstream import Answer, Connection, Handler, serve_requests
+from blackboard.recall.home import Home
+from blackboard.roster import Roster
 from blackboard.search import (
     Grant,
     QueryRequest,
@@ -48,6 +53,7 @@ AGENT = "recall"
 INSTALL = "python -m pip install 'blackboard-agents[embed,recall]'"
 
 CODES: Sequence[tuple[type[BlackboardError], int]] = (
+    (DeniedError, 403),
     (InvalidError, 400),
     (SettingsError, 409),
     (ModelBusyError, 429),
@@ -79,14 +85,26 @@ async def serve(
     Args:
         connection: Survives the broker's restarts.
         settings: Where indexes are kept, and which embedder new ones get.
-        lazy: Index only boards that somebody has asked about, now or before.
-        rights: Asked with every question.
+        lazy: Index only boards that somebody has asked about, now or before; and leave it to
+            whoever runs this service to make the data directory.
+        rights: Asked with every question, where the broker has no credentials; where it has, the
+            access policy in force is.
+
+    Raises:
+        SettingsError: The data directory cannot be made, or was removed.
     """
-    async with AsyncExitStack() as stack:
-        trade = Trade(settings, stack)
+    home = Home(settings.data_dir, make=not lazy)
+    async with AsyncExitStack() as stack, background() as group:
+        group.start_soon(home.watch)
+        trade = Trade(settings, home, stack)
 
         async def keep(board: str) -> None:
-            await Librarian(connection, settings, board, trade, lazy=lazy, rights=rights).run()
+            roster = Roster(connection, board)
+            granted = roster.grants if roster.enforced else rights
+            librarian = Librarian(connection, settings, board, trade, lazy=lazy, rights=granted)
+            async with background() as readers:
+                readers.start_soon(roster.run)
+                await librarian.run()
 
         await keep_boards(connection, keep)
 
@@ -96,11 +114,13 @@ class Trade:
 
     Args:
         settings: Of this process.
+        home: Its data directory.
         stack: Closes what was opened.
     """
 
-    def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
+    def __init__(self, settings: Settings, home: Home, stack: AsyncExitStack) -> None:
         self._settings = settings
+        self._home = home
         self._stack = stack
         self._embedders: Embedders | None = None
         self._loading = anyio.Lock()
@@ -127,7 +147,7 @@ class Trade:
 
             if self._embedders is None:
                 self._embedders = await self._stack.enter_async_context(Embedders(self._settings))
-        shelf = Shelf(self._settings, place.log.board)
+        shelf = Shelf(self._settings, self._home, place.log.board)
         return Desk(Library(place.log, place.reader, shelf, self._embedders))
 
 
@@ -183,6 +203,7 @@ class Librarian:
             handlers,
             description=f"finds memories of board {self._board}",
             metadata={"board": self._board},
+            inbox_of=inbox_of if self._connection.identity is not None else None,
         ):
             await self._keep()
 

@@ -14,6 +14,7 @@ from blackboard.recall.catalogue import (
     read_catalogue,
     write_catalogue,
 )
+from blackboard.recall.home import Home
 from blackboard.recall.index import Index
 from blackboard.settings import Settings
 
@@ -28,8 +29,9 @@ class Shelf:
         engine: `edge` or `qdrant`.
     """
 
-    def __init__(self, settings: Settings, board: str) -> None:
-        self.directory = settings.data_dir / "recall" / board
+    def __init__(self, settings: Settings, home: Home, board: str) -> None:
+        self.directory = home.path / "recall" / board
+        self._home = home
         self.engine = "edge" if settings.qdrant_url is None else "qdrant"
         self._settings = settings
 
@@ -38,7 +40,15 @@ class Shelf:
         return read_catalogue(self.directory)
 
     def write(self, catalogue: Catalogue) -> None:
-        """Replace the catalogue."""
+        """Replace the catalogue.
+
+        Raises:
+            UnavailableError: The data directory was removed.
+            OSError: It cannot be written to.
+        """
+        self._home.check()
+        for directory in (self.directory.parent, self.directory):
+            directory.mkdir(mode=0o700, exist_ok=True)
         write_catalogue(self.directory, catalogue)
 
     @property
@@ -66,10 +76,14 @@ class Shelf:
     async def remove(self, book: Book) -> bool:
         """Remove an index; False, and logged, when that has to be tried again."""
         try:
-            if self._settings.qdrant_url is None:
+            url = self._settings.qdrant_url
+            if url is None:
                 await anyio.to_thread.run_sync(_remove, self.directory / book.name)
             else:
-                await (await self.open(book)).destroy()
+                from blackboard.recall import server  # noqa: PLC0415 - as in `open`
+
+                # Not opened: of another format, or half built, it could not be.
+                await server.remove(url, book.name, key=self._settings.qdrant_key)
         except (OSError, BlackboardError) as error:
             logger.warning("cannot remove the index %s: %s", book.name, error)
             return False

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from blackboard.access import filters
-from blackboard.access.identity import Identity
 from blackboard.access.rights import Rights
 from blackboard.codec import decode_record, encode_record, read
 from blackboard.envelope import to_memory
@@ -39,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 STEPS = 256
 """Messages that are looked at in search of one that may be shown; a memory keeps 64 revisions."""
+MAX_FILTERS = 16
 SERVED_BYTES = 768 * 1024
 """Of the messages in one answer; the broker carries 1 MiB."""
 CODES: Sequence[tuple[type[BlackboardError], int]] = (
@@ -221,6 +221,8 @@ class Gate:
 
     async def _each(self, caller: Caller, stream: str, wanted: "_Wanted") -> list[Message]:
         self._check_stream(caller, stream)
+        if len(wanted.multi_last) > MAX_FILTERS:
+            raise InvalidError(f"ask for at most {MAX_FILTERS} filters at once")
         found: list[Message] = []
         for subject in wanted.multi_last:
             for one in self._readable(caller.rights, subject):
@@ -415,9 +417,3 @@ def _fitting(messages: list[Message]) -> list[Message]:
             f"{len(messages)} messages of {size} bytes do not fit into one answer; ask for less"
         )
     return messages
-
-
-def inbox_of(subject: str) -> str:
-    """The inbox that the caller named by a request's subject has, and nobody else."""
-    _, board, _, agent = subject.split(".")
-    return f"{Identity(board, agent, '').inbox}."

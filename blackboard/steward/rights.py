@@ -4,13 +4,14 @@ import logging
 
 import anyio
 
+from blackboard.access.identity import inbox_of
 from blackboard.errors import BlackboardError
 from blackboard.jetstream import Connection, serve_requests
 from blackboard.layout import secure_board
 from blackboard.roster import Roster
 from blackboard.service import RETRY_S
 from blackboard.session import Desk
-from blackboard.steward.gate import Gate, inbox_of
+from blackboard.steward.gate import Gate
 from blackboard.subjects import service_subject
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,9 @@ async def _serve(connection: Connection, board: str, gate: Gate) -> None:
 
 async def _enforce(roster: Roster, gate: Gate) -> None:
     """Cut consumers down as soon as rights change."""
+    seen = 0
     while True:
-        await roster.change()
+        seen = await roster.change(seen)
         await anyio.sleep(SETTLE_S)
         while True:
             try:

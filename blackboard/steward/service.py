@@ -10,11 +10,15 @@ from datetime import timedelta
 import anyio
 
 from blackboard import clock
-from blackboard.errors import BlackboardError
+from blackboard.access.identity import ACCOUNT, SYSTEM, Identity
+from blackboard.access.rights import Rights
+from blackboard.errors import BlackboardError, UnavailableError
 from blackboard.jetstream import Connection
-from blackboard.service import RETRY_S, keep_boards, take_desk
+from blackboard.jetstream.system import System
+from blackboard.service import ALL, RETRY_S, keep_boards, take_desk
 from blackboard.settings import Settings
 from blackboard.steward.chunks import CHUNK_AGE, Chunks
+from blackboard.steward.quotas import keep_quotas
 from blackboard.steward.rights import keep_rights
 from blackboard.steward.tombstones import GRACE, Tombstones, check_grace
 
@@ -56,7 +60,34 @@ async def serve(
                 group.start_soon(_watch, board, tombstones)
                 group.start_soon(_tend, board, tombstones, chunks)
 
-    await keep_boards(connection, keep)
+    async with anyio.create_task_group() as group:
+        if connection.identity is not None:
+            group.start_soon(_hold_to_quotas, connection, settings)
+        await keep_boards(connection, keep)
+
+
+async def _hold_to_quotas(connection: Connection, settings: Settings) -> None:
+    path = None if settings.credentials is None else settings.credentials.with_name(f"{SYSTEM}.nk")
+    if path is None or not path.exists():
+        logger.warning(
+            "no credential of the broker's system account (%s), so nobody is held to a quota", path
+        )
+        return
+    identity = Identity.read(path, ALL, SYSTEM)
+
+    async def note(rights: Rights, why: str) -> None:
+        async with take_desk(connection, settings, rights.board, AGENT) as desk:
+            desk.journal.audit("cut", rights.agent, outcome=why)
+
+    while True:
+        try:
+            async with Connection.open(
+                settings.url or connection.url, identity=identity, name=AGENT
+            ) as system:
+                await keep_quotas(connection, System(system, ACCOUNT), note)
+        except UnavailableError as error:
+            logger.warning("%s", error)
+            await anyio.sleep(RETRY_S)
 
 
 async def _watch(board: str, tombstones: Tombstones) -> None:

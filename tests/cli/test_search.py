@@ -30,7 +30,7 @@ def filled(server: Server, tmp_path: Path) -> Iterator[dict[str, Any]]:
 
     with embedding_stub() as stub:
         service = RecallService(server.url, tmp_path / "index", stub)
-        facts["service"] = service
+        facts["service"], facts["stub"] = service, stub
         try:
             anyio.run(fill)
             yield facts
@@ -87,6 +87,24 @@ def test_stats_and_doctor_show_the_index(cli: CommandLine, filled: dict[str, Any
     assert (index["memories"], index["embedder"], index["engine"]) == (3, "bow-64", "edge")
     assert checks["index"]["state"] == "ok"
     assert "3 memories, bow-64" in cli.ok("stats").out
+
+
+def test_stats_and_doctor_show_how_far_the_index_lags(
+    cli: CommandLine, filled: dict[str, Any]
+) -> None:
+    filled["stub"].held = "dam"
+    for _ in range(3):
+        cli.ok("put", "dams", "a dam")
+        assert filled["stub"].waiting.wait(10)
+
+    lag = cli.json("stats")["index"]["state"]["lag"]
+    shown = cli.ok("stats").out
+    checks = {check["name"]: check for check in cli.json("doctor")}
+    filled["stub"].release()
+
+    assert lag == 3
+    assert "3 messages behind" in shown
+    assert "3 messages behind" in checks["index"]["found"]
 
 
 def test_reindex_puts_a_new_index_in_the_place_of_the_old(
