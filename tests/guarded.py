@@ -305,7 +305,8 @@ def policy_of(people: Iterable[Rights]) -> str:
                 )
                 lines.append(f"{act} = [{rights}]")
         lines.append(f"[boards.{one.board}.agents.{one.agent}]")
-        lines += [f'roles = ["{name}"]', f"handlers = {json.dumps(one.handlers)}"]
+        lines.append(f'roles = ["{name}"]')
+        lines += [f"handlers = {json.dumps(one.handlers)}"] if one.handlers else []
         lines += [f"users = {json.dumps(users)}"] if users else []
     return "\n".join(lines)
 

@@ -152,7 +152,7 @@ class Restricted(Connection):
         raise UnavailableError(text)
 
     async def _answer(self, body: bytes) -> Msg:
-        """What the steward answers; one that is just coming back, as after a restart, is waited for.
+        """What the steward answers; one that is just coming back is waited for.
 
         Raises:
             UnavailableError: There is none, or no answer in time.
