@@ -181,7 +181,9 @@ async def secure_board(connection: Connection, board: str) -> None:
         BrokerError: This client may not.
         UnavailableError: The broker does not answer.
     """
-    for stream in streams_of(board, Limits(), connection.prefix):
+    limits = Limits()
+    streams = streams_of(board, limits, connection.prefix)
+    for stream in (*streams, access_stream(limits, connection.prefix)):
         info = await connection.stream(stream.name)
         if info is None or not stream.subjects:
             continue

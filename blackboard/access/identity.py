@@ -92,6 +92,14 @@ class Identity:
         return cls(board, agent, found.group())
 
 
+def beside(credentials: Path | None, service: str) -> Path | None:
+    """Where the credential of a service lies, given another's, or the directory of all."""
+    if credentials is None:
+        return None
+    directory = credentials if credentials.is_dir() else credentials.parent
+    return directory / f"{service}.nk"
+
+
 def inbox_of(subject: str) -> str:
     """The inbox that only the caller has whom a request's subject (`svc.…`) names."""
     _, board, _, agent = subject.split(".")

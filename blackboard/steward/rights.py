@@ -6,11 +6,13 @@ import anyio
 
 from blackboard.access.identity import inbox_of
 from blackboard.errors import BlackboardError
-from blackboard.jetstream import Connection, serve_requests
+from blackboard.forgery import described, probe_of, try_forgeries
+from blackboard.jetstream import Answer, Connection, Handler, serve_requests
 from blackboard.layout import secure_board
 from blackboard.roster import Roster
 from blackboard.service import RETRY_S
 from blackboard.session import Desk
+from blackboard.settings import Settings
 from blackboard.steward.gate import Gate
 from blackboard.subjects import service_subject
 
@@ -18,15 +20,29 @@ logger = logging.getLogger(__name__)
 
 SETTLE_S = 0.05
 """A policy that is applied comes as one message an agent."""
+AGAIN_S = 10.0
+"""How soon a board that is closed is looked at again."""
 
 
-async def keep_rights(connection: Connection, board: str, desk: Desk) -> None:
+async def keep_rights(
+    connection: Connection, settings: Settings, board: str, desk: Desk
+) -> None:
     """Serve a board's agents within their rights until cancelled.
+
+    While the broker can be made to store forgeries, or it cannot be tried, nobody is served.
 
     Raises:
         BlackboardError: Its streams cannot be made to listen where no forgery can go.
     """
     await secure_board(connection, board)
+    while True:
+        unsafe = await _unsafe(connection, settings, board)
+        if unsafe is None:
+            break
+        logger.error("board %s is closed: %s", board, unsafe)
+        with anyio.move_on_after(AGAIN_S):
+            await _serve(connection, board, _closed(unsafe))
+    logger.info("board %s stores no forgeries; its agents are served", board)
     roster = Roster(connection, board)
 
     async def note(agent: str, act: str, what: str, outcome: str) -> None:
@@ -36,11 +52,28 @@ async def keep_rights(connection: Connection, board: str, desk: Desk) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(roster.run)
         group.start_soon(_enforce, roster, gate)
-        await _serve(connection, board, gate)
+        await _serve(connection, board, gate.answer)
 
 
-async def _serve(connection: Connection, board: str, gate: Gate) -> None:
-    handlers = {"api": (service_subject(board, "api", "*"), gate.answer)}
+async def _unsafe(connection: Connection, settings: Settings, board: str) -> str | None:
+    """Why a board may not be served; None when no forgery is stored."""
+    try:
+        probe = probe_of(settings.credentials, board)
+        forged = await try_forgeries(connection, probe, board)
+    except BlackboardError as error:
+        return f"whether this broker stores forged messages is not known: {error}"
+    return described(forged) if forged else None
+
+
+def _closed(reason: str) -> Handler:
+    async def refuse(_: str, __: bytes) -> Answer:
+        return 503, f"the steward serves nobody here, because {reason}"
+
+    return refuse
+
+
+async def _serve(connection: Connection, board: str, handler: Handler) -> None:
+    handlers = {"api": (service_subject(board, "api", "*"), handler)}
     while True:
         try:
             async with serve_requests(
