@@ -37,5 +37,5 @@ async def test_it_works(broker: Guarded) -> None:
         with pytest.raises(DeniedError, match=r"docs\.secret"):
             await bob.get(secret)
     async with broker.raw("bob") as raw:
-        assert await raw.get("mem.main.shared.*.docs.public.>") is not None
+        assert await raw.get("mem.main.shared.*.docs.public.a.*") is not None
         assert await raw.get("mem.main.shared.*.docs.>") is None

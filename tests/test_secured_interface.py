@@ -102,7 +102,9 @@ def _sources(module: ModuleType) -> str:
 
 
 def _names(module: ModuleType) -> set[str]:
-    return {"alice", "bob", "carol", "reader", *COUNTED, *NAMES.findall(_sources(module))} - {"agent-"}
+    return {"alice", "bob", "carol", "reader", *COUNTED, *NAMES.findall(_sources(module))} - {
+        "agent-"
+    }
 
 
 def _handlers(module: ModuleType) -> set[str]:
@@ -128,9 +130,7 @@ def module(request: pytest.FixtureRequest) -> ModuleType:
 @pytest.fixture
 def people(module: ModuleType) -> list[Rights]:
     handlers = sorted(_handlers(module))
-    return [
-        agent(name, read=ALL, write=ALL, handlers=handlers) for name in sorted(_names(module))
-    ]
+    return [agent(name, read=ALL, write=ALL, handlers=handlers) for name in sorted(_names(module))]
 
 
 @pytest.fixture
@@ -173,10 +173,16 @@ async def board(
             return boards[agent]
 
         def by_operator(act: Callable[..., Any]) -> Callable[..., Any]:
-            return lambda _, *arguments, **options: act(operator, *arguments, **options)
+            def acting(_: Blackboard, *arguments: Any, **options: Any) -> Any:
+                return act(operator, *arguments, **options)
+
+            return acting
+
+        def overseer(_: Blackboard) -> Blackboard:
+            return operator
 
         monkeypatch.setattr(Blackboard, "sibling", sibling)
-        monkeypatch.setattr(settling, "overseer", lambda _: operator)
+        monkeypatch.setattr(settling, "overseer", overseer)
         for act in OPERATORS:
             found = vars(module).get(act)
             if found is not None and found is not pause_length:

@@ -7,6 +7,7 @@ to it: the steward, who knows the policy, is asked instead, in the same words.
 """
 
 import logging
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -42,7 +43,9 @@ FRESH_S = 1.0
 PATIENCE_S = 2.0
 """How long a steward may be away before that is an error: it reconnects like everybody else."""
 RETRY_S = 0.1
-DENIED = 403
+MAX_ASKED = 32
+"""Requests to the steward at once; it refuses an agent that has too many."""
+DENIED, BUSY = 403, 429
 Get = Callable[[], Awaitable[Message | None]]
 NOBODY = (
     "no steward answers for board {board!r}, and agents with limited rights cannot do this without "
@@ -62,6 +65,7 @@ class Restricted(Connection):
         self._rights: Rights | None = None
         self._known_at = 0.0
         self._learning = anyio.Lock()
+        self._asking = anyio.CapacityLimiter(MAX_ASKED)
 
     async def rights(self, *, newer_than: float = 0.0) -> Rights:
         """What this agent may do, as the policy in force says.
@@ -159,13 +163,19 @@ class Restricted(Connection):
         """
         subject = service_subject(self.board, "api", self.agent)
         patient_until = anyio.current_time() + PATIENCE_S
-        while True:
-            try:
-                return await self.request(subject, body)
-            except NoStreamError as error:
-                if anyio.current_time() > patient_until:
-                    raise UnavailableError(NOBODY.format(board=self.board)) from error
-            await anyio.sleep(RETRY_S)
+        async with self._asking:
+            while True:
+                try:
+                    answer = await self.request(subject, body)
+                except NoStreamError as error:
+                    if anyio.current_time() > patient_until:
+                        raise UnavailableError(NOBODY.format(board=self.board)) from error
+                else:
+                    # Other processes of this agent ask too much; at some time that is an error.
+                    busy = (refusal(answer.headers, answer.data) or (0,))[0] == BUSY
+                    if not busy or anyio.current_time() > patient_until:
+                        return answer
+                await anyio.sleep(RETRY_S * random.uniform(0.5, 1.5))
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """Read the newest message that a filter selects and this agent may read, or None.

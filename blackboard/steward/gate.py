@@ -7,9 +7,10 @@ name is a token of the subject that the broker lets nobody else use.
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 STEPS = 256
 """Messages that are looked at in search of one that may be shown; a memory keeps 64 revisions."""
 MAX_FILTERS = 16
+SUBJECT = re.compile(r"[\x21-\x7e]{1,1200}\Z")
+"""What may go into a subject: a longer one would have the broker end the steward's connection."""
 SERVED_BYTES = 768 * 1024
 """Of the messages in one answer; the broker carries 1 MiB."""
 CODES: Sequence[tuple[type[BlackboardError], int]] = (
@@ -108,7 +111,7 @@ class Gate:
         verb = "?"
         try:
             request = decode_record(body, ApiRequest)
-            verb = request.verb
+            verb = _checked(request.verb)
             rights = self._roster.rights(agent)
             if rights is None:
                 raise InvalidError(f"{agent!r} speaks to JetStream itself")
@@ -152,7 +155,7 @@ class Gate:
     async def _info(self, caller: Caller, stream: str, body: Body) -> bytes:
         """How full a stream is and how it is set; which subjects it has is nobody's business."""
         wanted = (body or {}).get("subjects_filter")
-        if wanted is not None and not _is_own(caller.rights, wanted):
+        if wanted is not None and not (isinstance(wanted, str) and _is_own(caller.rights, wanted)):
             raise caller.denied(f"list the subjects {wanted!r}")
         known = {
             self._memories,
@@ -306,10 +309,21 @@ class Gate:
         return b'{"success": true}'
 
 
+def _checked(subject: str) -> str:
+    """Return what can be a part of a subject.
+
+    Raises:
+        InvalidError: It cannot.
+    """
+    if not SUBJECT.match(subject):
+        raise InvalidError(f"no subject: {subject[:64]!r}, of {len(subject)} characters")
+    return subject
+
+
 class _Wanted(msgspec.Struct, frozen=True):
     """Which message is asked for."""
 
-    seq: int = 0
+    seq: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
     last_by_subj: str | None = None
     next_by_subj: str | None = None
     multi_last: tuple[str, ...] = ()
@@ -323,7 +337,14 @@ class _Wanted(msgspec.Struct, frozen=True):
         Raises:
             InvalidError: It asks for something else.
         """
-        return read(_read_wanted, msgspec.json.encode(body or {}))
+        try:
+            wanted = read(_read_wanted, msgspec.json.encode(body or {}))
+        except OverflowError as error:
+            raise InvalidError("a number of more than 64 bits") from error
+        for subject in (wanted.last_by_subj, wanted.next_by_subj, *wanted.multi_last):
+            if subject is not None:
+                _checked(subject)
+        return wanted
 
 
 _read_wanted = msgspec.json.Decoder(_Wanted)

@@ -24,9 +24,7 @@ AGAIN_S = 10.0
 """How soon a board that is closed is looked at again."""
 
 
-async def keep_rights(
-    connection: Connection, settings: Settings, board: str, desk: Desk
-) -> None:
+async def keep_rights(connection: Connection, settings: Settings, board: str, desk: Desk) -> None:
     """Serve a board's agents within their rights until cancelled.
 
     While the broker can be made to store forgeries, or it cannot be tried, nobody is served.
