@@ -123,7 +123,7 @@ async def _run(agent: str, settings: Settings, serve: Serve) -> None:
             try:
                 identity = None
                 if settings.credentials is not None:
-                    identity = Identity.read(settings.credentials, ALL, agent)
+                    identity = Identity.find(settings.credentials, ALL, agent)
                 async with Connection.open(
                     settings.url, token=settings.token(), identity=identity, name=agent
                 ) as connection:

@@ -15,10 +15,9 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from blackboard.access.identity import Identity
-from blackboard.access.rights import OPERATORS
 from blackboard.background import background
 from blackboard.claim import Flight
-from blackboard.errors import DeniedError, NotFoundError, SettingsError, UnavailableError
+from blackboard.errors import DeniedError, NotFoundError, UnavailableError
 from blackboard.fresh import FreshReads
 from blackboard.jetstream import Connection, Outgoing, Restricted, StreamInfo
 from blackboard.journal import Journal
@@ -179,9 +178,9 @@ async def open_session(
             endpoint = await stack.enter_async_context(join(Path(settings.data_dir)))
             url, token = endpoint.url, endpoint.token
             if endpoint.credentials is not None:
-                identity = _local_identity(endpoint.credentials, board, agent)
+                identity = Identity.find(endpoint.credentials, board, agent)
         elif settings.credentials is not None:
-            identity = Identity.read(settings.credentials, board, agent)
+            identity = Identity.find(settings.credentials, board, agent)
         else:
             token = settings.token()
         kind = Restricted if identity is not None and identity.restricted else Connection
@@ -198,16 +197,6 @@ async def open_session(
                 yield session
             finally:
                 await session.close()
-
-
-def _local_identity(credentials: Path, board: str, agent: str) -> Identity:
-    path = credentials / (f"{agent}.nk" if agent in OPERATORS else f"{board}/{agent}.nk")
-    if not path.exists():
-        raise SettingsError(
-            f"this stack has credentials, and none for agent {agent!r} on board {board!r}; "
-            f"add it: blackboard access add {agent} --board {board} --role ROLE"
-        )
-    return Identity.read(path, board, agent)
 
 
 async def _ensure(

@@ -43,7 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses of the broker, separated by commas; None joins the local stack of `data_dir`."""
     token_file: Path | None = None
     credentials: Path | None = None
-    """A file with the credential of one agent or service, where the broker has credentials."""
+    """A credential of one agent or service, where the broker has credentials; or a directory with
+    those of several, of which each takes its own."""
     board: str = "main"
     data_dir: Path = Path(".blackboard")
     model_url: str | None = None

@@ -18,12 +18,14 @@ from typing import NamedTuple
 from blackboard.access import filters
 from blackboard.access.identity import (
     ACCESS_STREAM,
+    ACCOUNT,
     PREFIX,
+    SYSTEM,
     Identity,
     read_subject,
     rights_subject,
 )
-from blackboard.access.keys import SYSTEM, Keys
+from blackboard.access.keys import Keys
 from blackboard.access.policy import Policy
 from blackboard.access.rights import ANY, PROBE, Grant, Rights
 from blackboard.subjects import (
@@ -40,7 +42,6 @@ from blackboard.subjects import (
     spans_subject,
 )
 
-ACCOUNT = "BB"
 SYSTEM_ACCOUNT = "SYS"
 READ = "bbread"
 """Where reads come out on the other side of the export; nobody may publish there."""

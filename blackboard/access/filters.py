@@ -100,6 +100,20 @@ def widest(filters: Iterable[str]) -> tuple[str, ...]:
     )
 
 
+def separate(filters: Iterable[str]) -> tuple[str, ...]:
+    """The same filters without those of which an earlier one selects a part, but not all.
+
+    The broker refuses a consumer with such filters. Rights are written so that only results of
+    `once` are left out, where a right begins with a wildcard that takes in some of them.
+    """
+    kept: list[str] = []
+    for one in filters:
+        if all(intersection(one, other) in (None, other) for other in kept):
+            kept = [other for other in kept if not covers(one, other)]
+            kept.append(one)
+    return tuple(kept)
+
+
 def allowed(wanted: str, filters: Iterable[str]) -> tuple[str, ...]:
     """What a filter selects of what the given filters do."""
     return widest(both for one in filters if (both := intersection(wanted, one)) is not None)

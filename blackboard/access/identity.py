@@ -9,16 +9,19 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blackboard.access.rights import OPERATORS
 from blackboard.errors import SettingsError
 
 PREFIX = "_R_.bb."
 """Before every subject that a stream captures, where the broker has credentials."""
+SERVICES = frozenset({"cli", "steward", "recall", "consolidator"})
+"""Names that no agent may have: they speak to JetStream themselves, on every board."""
 ACCOUNT = "BB"
 """The broker's account in which boards and agents are."""
 SYSTEM = "system"
 """The name of the credential for the broker's system account."""
 
+OWNER_LINE = "# Whoever has this is {agent}{where}."
+_OWNER = re.compile(r"^# Whoever has this is (\S+?)(?: on board (\S+?))?\.$", re.MULTILINE)
 _SEED = re.compile(r"^SU[A-Z2-7]{56}$", re.MULTILINE)
 
 
@@ -39,7 +42,7 @@ class Identity:
     @property
     def restricted(self) -> bool:
         """Whether it may only do what the access policy grants it."""
-        return self.agent not in OPERATORS and self.agent != SYSTEM
+        return self.agent not in (*SERVICES, SYSTEM)
 
     @property
     def inbox(self) -> str:
@@ -47,23 +50,56 @@ class Identity:
         return f"_INBOX.{self.board}.{self.agent}" if self.restricted else f"_INBOX.{self.agent}"
 
     @classmethod
+    def find(cls, path: Path, board: str, agent: str) -> "Identity":
+        """Read the credential of an agent or service.
+
+        Args:
+            path: The file of it, or a directory with those of all: a service's lies at
+                `<agent>.nk` there, an agent's at `<board>/<agent>.nk`.
+            board: The board it is for.
+            agent: The agent or service.
+
+        Raises:
+            SettingsError: There is none, or as `read` does.
+        """
+        if not path.is_dir():
+            return cls.read(path, board, agent)
+        file = path / (f"{agent}.nk" if agent in SERVICES else f"{board}/{agent}.nk")
+        if not file.exists():
+            raise SettingsError(
+                f"{str(path)!r} has no credential for agent {agent!r} on board {board!r}; "
+                f"add it: blackboard access add {agent} --board {board} --role ROLE"
+            )
+        return cls.read(file, board, agent)
+
+    @classmethod
     def read(cls, path: Path, board: str, agent: str) -> "Identity":
         """Read a credential file.
 
         Raises:
-            SettingsError: It cannot be read, or holds no seed of a user's nkey.
+            SettingsError: It cannot be read, holds no seed of a user's nkey, or says that it is
+                somebody else's.
         """
         try:
-            found = _SEED.search(path.read_text("ascii"))
+            text = path.read_text("ascii")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise SettingsError(
                 f"cannot read the credential {str(path)!r} ({reason}); "
                 "set BLACKBOARD_CREDENTIALS to the file that `blackboard access add` wrote"
             ) from error
+        found = _SEED.search(text)
         if found is None:
             raise SettingsError(
                 f"{str(path)!r} is no credential: it holds no seed of a user's nkey (SU…)"
+            )
+        owner = _OWNER.search(text)
+        if owner is not None and owner.groups() not in ((agent, board), (agent, None)):
+            name, its_board = owner.groups()
+            where = "" if its_board is None else f" on board {its_board!r}"
+            raise SettingsError(
+                f"{str(path)!r} is the credential of {name!r}{where}, not of {agent!r} on "
+                f"{board!r}; open the board under that name, or take the other credential"
             )
         return cls(board, agent, found.group())
 

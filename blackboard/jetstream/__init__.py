@@ -8,7 +8,7 @@ by its subjects instead of through the client's helpers where those would open r
 from nats.aio.client import Client
 
 from blackboard.jetstream.connection import Connection
-from blackboard.jetstream.consumer import ConsumerInfo, Durable, Start, consumers
+from blackboard.jetstream.consumer import ASKED, ConsumerInfo, Durable, Start, consumers
 from blackboard.jetstream.errors import BrokerError, NoStreamError
 from blackboard.jetstream.follower import Follower, follow
 from blackboard.jetstream.message import Message, Outgoing
@@ -18,6 +18,7 @@ from blackboard.jetstream.service import Answer, Handler, refusal, serve_request
 from blackboard.jetstream.stream import Placement, Stream, StreamInfo
 
 __all__ = [
+    "ASKED",
     "Answer",
     "BrokerError",
     "Client",

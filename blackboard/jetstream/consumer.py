@@ -12,6 +12,8 @@ from blackboard.jetstream.stream import NANOSECONDS
 
 MAX_WAITING = 65_536
 """Open requests over all replicas; the broker refuses more."""
+ASKED = "blackboard-filter"
+"""In a consumer's metadata: the filter that was asked for, where it got another."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -82,6 +84,11 @@ class ConsumerInfo(msgspec.Struct):
     def metadata(self) -> dict[str, str]:
         """What we noted on it when we made it."""
         return self.config.get("metadata") or {}
+
+    @property
+    def filter(self) -> str:
+        """What its maker asked for; it selects less where its agent may not read all of that."""
+        return self.metadata.get(ASKED) or str(self.config.get("filter_subject", ""))
 
     @property
     def clustered(self) -> bool:

@@ -58,7 +58,7 @@ def _state(info: ConsumerInfo) -> HandlerState:
     return HandlerState(
         agent,
         handler,
-        str(info.config.get("filter_subject", "")),
+        info.filter,
         int(run) if run.isdecimal() else 0,
         info.num_pending,
         info.num_ack_pending,

@@ -146,7 +146,7 @@ class Place:
 
     def _check(self, info: ConsumerInfo) -> None:
         wanted = {
-            "pattern": (info.config.get("filter_subject"), self.filter),
+            "pattern": (info.filter, self.filter),
             "ack_wait": (info.config.get("ack_wait", 0) / NANOSECONDS, self._handler.ack_wait_s),
             "settings": (_note(info, "settings"), self._handler.settings),
         }

@@ -19,6 +19,7 @@ from blackboard.codec import decode_record, encode_record, read
 from blackboard.envelope import to_memory
 from blackboard.errors import BlackboardError, DeniedError, InvalidError, RetryableError
 from blackboard.jetstream import Answer, BrokerError, Connection, Message
+from blackboard.layout import create_presence, limits_of
 from blackboard.records import ApiRequest, ServedMessage, ServedMessages
 from blackboard.roster import Roster
 from blackboard.steward.consumers import Consumers
@@ -28,6 +29,7 @@ from blackboard.subjects import (
     memory_stream,
     presence_bucket,
     retry_subject,
+    state_bucket,
     subject_matches,
 )
 
@@ -88,6 +90,7 @@ class Gate:
         self._memories = memory_stream(board)
         self._consumers = Consumers(connection, board)
         self._verbs: Mapping[str, Serve] = {
+            "STREAM.CREATE": self._presence,
             "STREAM.INFO": self._info,
             "STREAM.NAMES": self._names,
             "STREAM.MSG.GET": self._leader_get,
@@ -153,6 +156,7 @@ class Gate:
             blob_stream(self._board),
             dead_stream(self._board),
             f"KV_{presence_bucket(self._board)}",
+            f"KV_{state_bucket(self._board)}",
         }
         if stream not in known:
             raise caller.denied(f"look at stream {stream!r}")
@@ -160,6 +164,14 @@ class Gate:
             f"STREAM.INFO.{stream}", {"subjects_filter": wanted} if wanted else None
         )
         return _without_secrets(answer)
+
+    async def _presence(self, caller: Caller, stream: str, _: Body) -> bytes:
+        """Make the stream of the cards again, as it has to be; an agent misses it first."""
+        if stream != f"KV_{presence_bucket(self._board)}":
+            raise caller.denied(f"make stream {stream!r}")
+        limits = await limits_of(self._connection, self._board)
+        await create_presence(self._connection, self._board, limits)
+        return b"{}"
 
     async def _names(self, caller: Caller, _: str, __: Body) -> bytes:
         return encode_record(_Names(total=1, streams=(memory_stream(caller.rights.board),)))
