@@ -29,6 +29,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     audit_bytes: int = 256 * MIB
     spans_bytes: int = 128 * MIB
     dead_bytes: int = 64 * MIB
+    reads_bytes: int = 256 * MIB
+    """Of the broker's own record of reads; only boards with credentials have it."""
+    ledger_bytes: int = 512 * MIB
+    """Of the chained audit; only boards with credentials have it."""
     history: int = 64
     """Revisions kept of a memory."""
     consumers: int = 100_000

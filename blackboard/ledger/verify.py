@@ -1,0 +1,317 @@
+"""Proves a ledger: the chain itself, and that what it speaks of is still there and unchanged.
+
+Three streams are read side by side, each once: the chain, the agents' journals that it pins, and
+the broker's record of reads that it counts. Those two keep less long than the chain, so what is
+missing at their beginning is no finding when they were allowed to drop it.
+"""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+
+import msgspec
+
+from blackboard import clock
+from blackboard.errors import NotFoundError
+from blackboard.jetstream import Connection, Follower, Message, Start, StreamInfo, follow
+from blackboard.ledger.items import Gap, Journal, Read
+from blackboard.ledger.links import Finding, Links
+from blackboard.ledger.receipt import Receipt
+from blackboard.ledger.record import Record
+from blackboard.ledger.source import Group, Seen, batch_of, count_in
+from blackboard.ledger.streams import ledger_stream, ledger_subject, reads_stream, reads_subject
+from blackboard.subjects import audit_stream, audit_subject
+
+LATE = timedelta(minutes=1)
+"""A read that is in no record for so long is one that no steward takes up."""
+NANOSECONDS = 1_000_000_000
+FULL = 0.95
+
+
+class Verified(msgspec.Struct, kw_only=True):
+    """What a ledger proves.
+
+    Attributes:
+        records: How many there are.
+        first: Number of the oldest; those before were signed away.
+        last: Number of the newest.
+        signed: The newest that a checkpoint in the chain vouches for.
+        key: The board's public key.
+        reads: Direct gets that are in the chain and in the broker's record alike.
+        journals: Batches of agents that are as they were.
+        dropped: Reads and batches that their streams were allowed to drop.
+        gaps: What the chain itself says is missing.
+        findings: What is wrong; empty when all is proved.
+        head: The newest record, to be held against the ledger later.
+    """
+
+    board: str
+    records: int = 0
+    first: int = 0
+    last: int = 0
+    signed: int = 0
+    checkpoints: int = 0
+    key: str | None = None
+    reads: int = 0
+    journals: int = 0
+    dropped: int = 0
+    waiting: int = 0
+    gaps: list[str] = []
+    findings: list[Finding] = []
+    head: str = ""
+
+
+async def verify(
+    connection: Connection,
+    board: str,
+    *,
+    key: str | None = None,
+    receipts: Sequence[Receipt] = (),
+    now: datetime | None = None,
+) -> Verified:
+    """Walk a board's ledger and say precisely what is wrong with it.
+
+    Args:
+        connection: May read all streams of the board.
+        board: The board's name.
+        key: The board's public key as its owner knows it; None believes the chain's first word.
+        receipts: Signed words about earlier ends of the chain, from outside of the broker.
+        now: The time; None asks the clock.
+
+    Raises:
+        NotFoundError: The board has no ledger.
+        UnavailableError: The broker does not answer.
+    """
+    info = await connection.stream(ledger_stream(board))
+    if info is None:
+        raise NotFoundError(
+            f"board {board!r} has no ledger, because its broker has no credentials: who reads what "
+            "stands only in what agents say of themselves (blackboard audit)"
+        )
+    if key is None and receipts:
+        key = receipts[0].key
+    walk = _Walk(connection, board, Links(board, key), now or clock.now())
+    return await walk.run(info, receipts)
+
+
+class _Walk:
+    def __init__(self, connection: Connection, board: str, links: Links, now: datetime) -> None:
+        self._connection = connection
+        self._board = board
+        self._links = links
+        self._now = now
+        self._result = Verified(board=board)
+
+    async def run(self, info: StreamInfo, receipts: Sequence[Receipt]) -> Verified:
+        async with AsyncExitStack() as stack:
+            audit = await self._open(
+                stack, audit_stream(self._board), audit_subject(self._board, ">")
+            )
+            reads = await self._open(
+                stack, reads_stream(self._board), f"{reads_subject(self._board)}.>"
+            )
+            follower = await stack.enter_async_context(
+                follow(self._connection, info.name, ledger_subject(self._board), Start.all())
+            )
+            previous: Record | None = None
+            while follower.pending and (message := await follower.step()) is not None:
+                record = self._links.feed(message.sequence, message.data)
+                if record is None:
+                    continue
+                self._note_gaps(record)
+                await self._journals(record, audit)
+                await self._reads(previous, record, reads)
+                previous = record
+            newest = await self._connection.stream(info.name)
+            last = info if newest is None else newest
+            self._links.end(last.state.last_seq, [receipt.mark for receipt in receipts])
+            await self._rest(reads)
+        return self._finish()
+
+    async def _open(self, stack: AsyncExitStack, stream: str, subject: str) -> "_Compared | None":
+        info = await self._connection.stream(stream)
+        if info is None:
+            self._found(stream, "the stream is not there; nothing of it can be compared")
+            return None
+        follower = await stack.enter_async_context(
+            follow(self._connection, stream, subject, Start.all())
+        )
+        return _Compared(info, follower, self._now)
+
+    def _finish(self) -> Verified:
+        links, result = self._links, self._result
+        result.records = links.records
+        result.checkpoints = links.checkpoints
+        result.signed = links.signed
+        result.key = links.key
+        result.findings = [*links.findings, *result.findings]
+        if links.first is not None and links.head is not None:
+            result.first, result.last = links.first.n, links.head.n
+            result.head = links.head.hash
+        return result
+
+    def _note_gaps(self, record: Record) -> None:
+        for item in record.items:
+            if isinstance(item, Gap):
+                extent = f" {item.low} to {item.high}" if item.high else ""
+                count = f" ({item.count})" if item.count else ""
+                self._result.gaps.append(
+                    f"record {record.n}: {item.about}{extent}{count}: {item.reason}"
+                )
+
+    async def _journals(self, record: Record, audit: "_Compared | None") -> None:
+        if audit is None or not audit.is_of(record, "audit"):
+            return
+        for item in record.items:
+            if isinstance(item, Journal):
+                await self._journal(record, item, audit)
+
+    async def _journal(self, record: Record, item: Journal, audit: "_Compared") -> None:
+        for sequence, text in enumerate(item.batches, item.first):
+            message = await audit.at(sequence)
+            agent = text.partition(" ")[0]
+            where = f"{audit.info.name} message {sequence} of agent {agent!r}"
+            if message is None:
+                if audit.may_be_dropped(sequence, item.last):
+                    self._result.dropped += 1
+                else:
+                    self._found(where, f"removed (record {record.n} pins it)")
+            elif batch_of(message) != text:
+                self._found(where, f"changed since record {record.n} pinned it")
+            else:
+                self._result.journals += 1
+
+    async def _reads(
+        self, previous: Record | None, record: Record, reads: "_Compared | None"
+    ) -> None:
+        if reads is None or not reads.is_of(record, "reads"):
+            return
+        before = 0
+        if previous is not None and reads.is_of(previous, "reads"):
+            before = previous.positions["reads"].sequence
+        items = [item for item in record.items if isinstance(item, Read)]
+        known = {
+            sequence
+            for gap in record.items
+            if isinstance(gap, Gap) and gap.about == reads.info.name and gap.high
+            for sequence in (gap.low, gap.high)
+        }
+        last = max((item.last for item in items), default=record.at)
+        found: dict[str, Group] = {}
+        missing: list[int] = []
+        dropped = 0
+        for sequence in range(before + 1, record.positions["reads"].sequence + 1):
+            if known and min(known) <= sequence <= max(known):
+                continue
+            message = await reads.at(sequence)
+            if message is not None:
+                count_in(found, Seen(sequence, message.subject, message.stored))
+            elif reads.may_be_dropped(sequence, last):
+                dropped += 1
+            else:
+                missing.append(sequence)
+        self._result.dropped += dropped
+        if missing:
+            extent = f"{missing[0]}" if len(missing) == 1 else f"{missing[0]} … {missing[-1]}"
+            self._found(
+                f"{reads.info.name} message {extent}", f"removed (record {record.n} counts it)"
+            )
+        elif not dropped:
+            self._compare(record, items, found)
+
+    def _compare(self, record: Record, items: list[Read], found: dict[str, Group]) -> None:
+        there = {group.item(subject) for subject, group in found.items()}
+        said = set(items)
+        self._result.reads += sum(item.count for item in there & said)
+        for item in sorted(there - said, key=lambda item: item.low):
+            self._found(
+                f"record {record.n}",
+                f"does not say that agent {item.agent!r} read {item.what} {item.count} times "
+                f"(messages {item.low} to {item.high} of {reads_stream(self._board)})",
+            )
+        for item in sorted(said - there, key=lambda item: item.low):
+            self._found(
+                f"record {record.n}",
+                f"says that agent {item.agent!r} read {item.what} {item.count} times, which "
+                f"{reads_stream(self._board)} does not bear out",
+            )
+
+    async def _rest(self, reads: "_Compared | None") -> None:
+        """Reads that no record has: some are always on their way, old ones are not."""
+        if reads is None:
+            return
+        head = self._links.head
+        done = 0
+        if head is not None and reads.is_of(head, "reads"):
+            done = head.positions["reads"].sequence
+        oldest: datetime | None = None
+        while (message := await reads.next()) is not None:
+            if message.sequence > done:
+                self._result.waiting += 1
+                oldest = oldest or message.stored
+        if oldest is not None and self._now - oldest > LATE:
+            self._found(
+                reads.info.name,
+                f"{self._result.waiting} reads since {oldest:%Y-%m-%dT%H:%M:%SZ} are in no record: "
+                "no steward keeps the ledger",
+            )
+
+    def _found(self, where: str, what: str) -> None:
+        self._result.findings.append(Finding(where, what))
+
+
+class _Compared:
+    """A stream that the chain speaks of, read once and in order."""
+
+    def __init__(self, info: StreamInfo, follower: Follower, now: datetime) -> None:
+        self.info = info
+        self._follower = follower
+        self._now = now
+        self._message: Message | None = None
+        self._front: datetime | None = None
+        self._age = timedelta(seconds=int(info.config.get("max_age") or 0) / NANOSECONDS)
+        limit = int(info.config.get("max_bytes") or -1)
+        self._full = 0 < limit * FULL <= info.state.bytes
+
+    def is_of(self, record: Record, source: str) -> bool:
+        """Whether a record speaks of this stream, and not of an earlier one of the same name."""
+        position = record.positions.get(source)
+        return position is not None and position.source == self.info.created
+
+    async def next(self) -> Message | None:
+        """The next message, or None at the end."""
+        message, self._message = self._message, None
+        if message is not None:
+            return message
+        while self._follower.pending:
+            message = await self._follower.step()
+            if message is not None:
+                self._front = self._front or message.stored
+                return message
+        return None
+
+    async def at(self, sequence: int) -> Message | None:
+        """The message with a sequence, or None; sequences are asked for in rising order."""
+        while (message := await self.next()) is not None:
+            if message.sequence == sequence:
+                return message
+            if message.sequence > sequence:
+                self._message = message
+                return None
+        return None
+
+    def may_be_dropped(self, sequence: int, stored: datetime) -> bool:
+        """Whether the stream's own limits explain that a message is not there.
+
+        Args:
+            sequence: Its own.
+            stored: When it, or a later one, was stored.
+        """
+        if sequence >= self.info.state.first_seq and self._front is not None:
+            return False
+        if self._full:
+            return True
+        if not self._age:
+            return False
+        oldest = min(stored, self._front or stored)
+        return self._now - oldest >= self._age - LATE
