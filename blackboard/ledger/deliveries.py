@@ -16,7 +16,7 @@ from blackboard.ledger.record import Record
 from blackboard.subjects import dead_stream, memory_stream
 
 AGENT = "blackboard-agent"
-"""In a consumer's metadata: for whom it was made, and what for, with a space between."""
+"""In a consumer's metadata: for whom it was made."""
 SETTLE = timedelta(seconds=10)
 """A consumer that was announced may take so long to be there."""
 
@@ -128,7 +128,7 @@ class Deliveries:
         return items
 
     def living(self) -> list[AnyItem]:
-        """The consumers that are there, as if they were new: for a chain that loses its beginning."""
+        """The consumers that are there, told again: for a chain that loses its beginning."""
         items: list[AnyItem] = []
         for (stream, consumer), known in self._known.items():
             items.append(known.follow)
@@ -157,16 +157,15 @@ class Deliveries:
 def follow_of(stream: str, consumer: _Consumer) -> Follow:
     """What there is to say of a consumer that nobody announced."""
     config = consumer.config
-    agent, _, use = (config.metadata or {}).get(AGENT, "").partition(" ")
     return Follow(
-        agent=agent,
+        agent=(config.metadata or {}).get(AGENT, ""),
         stream=stream,
         consumer=consumer.name,
         filters=tuple(config.filter_subjects or [config.filter_subject]),
         start=config.deliver_policy,
         since=config.opt_start_time,
         bodies=not config.headers_only,
-        use=use,
+        use=consumer.name.partition("--")[2],
     )
 
 

@@ -79,7 +79,7 @@ class Follow(Item, frozen=True, omit_defaults=True, kw_only=True, tag="follow"):
     bodies: bool = True
     """False when only headers are sent."""
     use: str = ""
-    """watch, view, replay, a handler's name, …"""
+    """The handler that it is for; empty for a watch, view or replay."""
 
 
 class Delivered(Item, frozen=True, omit_defaults=True, kw_only=True, tag="delivered"):

@@ -110,7 +110,7 @@ class Ledger:
         self._now = now
         self._notes = Notes()
         self._urgent = anyio.Event()
-        self._trouble: BlackboardError | None = None
+        self._trouble: BlackboardError | None = UnavailableError("nobody keeps it yet")
         self._head: Record | None = None
         self._sequence = 0
         self._unsigned = 0
@@ -204,20 +204,21 @@ class Ledger:
     async def _load(self) -> None:
         head, sequence = await self._chain.head()
         receipt = None if self._receipt is None else read_receipt(self._receipt, self.board)
-        known: str | None = None
+        known: set[str] = set()
 
         def take(record: Record) -> None:
-            nonlocal known
             if receipt is not None and record.n == receipt.n:
-                known = record.hash
+                known.add(record.hash)
             self._learn(record)
 
         await self._chain.walk(sequence, take)
         self._head, self._sequence = head, sequence
         reached = 0 if head is None else head.n
-        if receipt is not None and known != receipt.hash and not self._pruning.covers(receipt.mark):
-            self._remarks = [self._cut(receipt, reached)]
-            logger.error("ledger of board %s: %s", self.board, self._remarks[0])
+        if receipt is None or receipt.hash in known or self._pruning.covers(receipt.mark):
+            return
+        cut = self._cut(receipt, reached)
+        self._remarks = [cut]
+        logger.error("ledger of board %s: %s", self.board, cut.reason)
 
     def _cut(self, receipt: Receipt, reached: int) -> Gap:
         if reached >= receipt.n:
@@ -238,7 +239,7 @@ class Ledger:
             if isinstance(item, Began | Checkpoint) and item.key != self._key.public:
                 raise SettingsError(
                     f"the ledger of board {self.board!r} is signed with the key {item.key}, this "
-                    f"steward's is {self._key.public}; give it the right file (BLACKBOARD_BOARD_KEY)"
+                    f"steward's is {self._key.public}; set BLACKBOARD_BOARD_KEY to the right file"
                 )
         signed = any(isinstance(item, Checkpoint) for item in record.items)
         only = signed and len(record.items) == 1

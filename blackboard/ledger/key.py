@@ -7,15 +7,15 @@ ledger, so it belongs to the steward alone and is no credential of the broker.
 
 import base64
 import binascii
-import os
 import secrets
 from pathlib import Path
 
 import nacl.exceptions
 import nacl.signing
-import nkeys
+import nkeys  # pyright: ignore[reportMissingTypeStubs]
 
 from blackboard.errors import SettingsError
+from blackboard.files import create_private
 
 BEGIN = "-----BEGIN BOARD KEY-----"
 END = "------END BOARD KEY------"
@@ -29,12 +29,13 @@ class BoardKey:
     """
 
     def __init__(self, seed: bytes) -> None:
-        self._pair = nkeys.from_seed(bytearray(seed))
+        self._pair = nkeys.from_seed(bytearray(seed))  # pyright: ignore[reportUnknownMemberType]
         self.public: str = bytes(self._pair.public_key).decode()
 
     def sign(self, statement: bytes) -> str:
         """Sign a statement; base64."""
-        return base64.b64encode(self._pair.sign(statement)).decode()
+        signature = self._pair.sign(statement)  # pyright: ignore[reportUnknownMemberType]
+        return base64.b64encode(signature).decode()
 
 
 def load_key(path: Path) -> BoardKey:
@@ -55,8 +56,8 @@ def load_key(path: Path) -> BoardKey:
         text = path.read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"cannot use the board's key {str(path)!r}: {error}; set BLACKBOARD_BOARD_KEY to a file "
-            "that the steward may read, or where it may make one"
+            f"cannot use the board's key {str(path)!r}: {error}; set BLACKBOARD_BOARD_KEY to a "
+            "file that the steward may read, or where it may make one"
         ) from error
     lines = [line for line in text.split() if line.startswith("SA")]
     try:
@@ -69,20 +70,10 @@ def load_key(path: Path) -> BoardKey:
 
 
 def _make(path: Path) -> None:
-    seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_ACCOUNT)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(f"{BEGIN}\n{seed.decode()}\n{END}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(fresh, path)  # fails when another was faster, whose key then holds
-        except FileExistsError:
-            return
-    finally:
-        fresh.unlink()
+    raw = secrets.token_bytes(32)
+    seed = nkeys.encode_seed(raw, nkeys.PREFIX_BYTE_ACCOUNT)  # pyright: ignore[reportUnknownMemberType]
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    create_private(path, f"{BEGIN}\n{seed.decode()}\n{END}\n".encode())
 
 
 def is_signed(public: str, statement: bytes, signature: str) -> bool:

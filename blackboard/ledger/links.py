@@ -81,8 +81,8 @@ class Links:
             after = "the beginning" if self.head is None else f"record {self.head.n}"
             self._found(
                 "end of the chain",
-                f"{count} message{'s' if count > 1 else ''} behind {after} removed: the broker gave "
-                f"out sequence {last_sequence}, the last that is there is {self._sequence}",
+                f"{count} message{'s' if count > 1 else ''} behind {after} removed: the broker "
+                f"gave out sequence {last_sequence}, the last that is there is {self._sequence}",
             )
         for mark in marks:
             self._against(mark)

@@ -8,11 +8,10 @@ beyond 100,000 it is dropped. Without, all 46,000 a second were stored as they c
 when the broker was killed; what a machine that loses its power had not yet written is lost.
 """
 
+from blackboard.access.identity import PREFIX
 from blackboard.jetstream import Stream
 from blackboard.settings import Limits
 
-RESERVED = "_R_.bb."
-"""Under it streams listen on boards with credentials; no reply may go there."""
 DAY_S = 24 * 3600.0
 READS_AGE_S = 7 * DAY_S
 
@@ -29,7 +28,7 @@ def ledger_stream(board: str) -> str:
 
 def reads_subject(board: str, agent: str = "*") -> str:
     """Below which an agent's direct gets go: `<stream>.<filter>` follows."""
-    return f"{RESERVED}rd.{board}.{agent}"
+    return f"{PREFIX}rd.{board}.{agent}"
 
 
 def ledger_subject(board: str) -> str:
@@ -37,7 +36,7 @@ def ledger_subject(board: str) -> str:
     return f"ledger.{board}"
 
 
-def ledger_streams(board: str, limits: Limits, prefix: str = RESERVED) -> list[Stream]:
+def ledger_streams(board: str, limits: Limits, prefix: str = PREFIX) -> list[Stream]:
     """The streams of a board's ledger.
 
     Args:
