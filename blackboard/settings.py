@@ -48,6 +48,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: Path | None = None
     credentials: Path | None = None
     """A file with the credential of one agent or service, where the broker has credentials."""
+    board_key: Path | None = None
+    """The key that the steward signs ledgers with; None keeps it in `data_dir`."""
+    broker_log: Path | None = None
+    """The broker's log, where the steward can read it: it alone says what the broker refused."""
     board: str = "main"
     data_dir: Path = Path(".blackboard")
     model_url: str | None = None
@@ -95,6 +99,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     env = os.environ if environ is None else environ
     token_file = env.get("BLACKBOARD_TOKEN_FILE")
     credentials = env.get("BLACKBOARD_CREDENTIALS")
+    board_key = env.get("BLACKBOARD_BOARD_KEY")
+    broker_log = env.get("BLACKBOARD_BROKER_LOG")
     otlp_protocol = (
         env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
         or env.get("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -104,6 +110,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         url=env.get("BLACKBOARD_URL") or None,
         token_file=Path(token_file) if token_file else None,
         credentials=Path(credentials) if credentials else None,
+        board_key=Path(board_key) if board_key else None,
+        broker_log=Path(broker_log) if broker_log else None,
         board=env.get("BLACKBOARD_BOARD") or "main",
         data_dir=Path(env.get("BLACKBOARD_DATA") or ".blackboard"),
         model_url=env.get("OPENAI_BASE_URL") or None,

@@ -1,5 +1,6 @@
 """Listening in to core messages beside whoever else gets them: subject and headers, no bodies."""
 
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -32,7 +33,6 @@ async def tap(connection: Connection, subject: str, take: Take) -> AsyncGenerato
         yield
     finally:
         with anyio.move_on_after(1, shield=True):
-            try:
+            # It may be closed, and the subscription with it.
+            with contextlib.suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
-            except (nats.errors.Error, OSError):
-                pass  # the connection is closed, and the subscription with it

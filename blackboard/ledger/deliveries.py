@@ -5,8 +5,10 @@ gate can set. So it is enough to look at all of them now and then, and to write 
 are; of one that went away between two looks it is known up to where it may have come.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -26,18 +28,25 @@ class _Reached(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    metadata: dict[str, str] | None = None
+    name: str = ""
+    metadata: dict[str, str] = {}
     filter_subject: str = ""
     filter_subjects: list[str] = []
     deliver_policy: str = "all"
+    opt_start_seq: int = 0
     opt_start_time: datetime | None = None
     headers_only: bool = False
 
 
 class _Consumer(msgspec.Struct):
     name: str
-    config: _Config
+    config: dict[str, Any]
     delivered: _Reached = msgspec.field(default_factory=_Reached)
+
+    @property
+    def agent(self) -> str:
+        """For whom it was made; empty for one of an operator."""
+        return msgspec.convert(self.config, _Config).metadata.get(AGENT, "")
 
 
 class _Page(msgspec.Struct):
@@ -94,7 +103,7 @@ class Deliveries:
             ends[stream] = 0 if info is None else info.state.last_seq
             if info is not None and info.state.consumer_count:
                 for consumer in await _consumers(self._connection, stream):
-                    if AGENT in (consumer.config.metadata or {}):
+                    if consumer.agent:
                         found[stream, consumer.name] = consumer
         self._now, self._ends, self._looked = found, ends, True
 
@@ -110,7 +119,7 @@ class Deliveries:
                 items.append(self._ended(key, known))  # this is another one of the same name
                 known = None
             if known is None:
-                items.append(follow_of(key[0], consumer))
+                items.append(follow_of(consumer.agent, key[0], consumer.config))
             elif reached > known.sequence:
                 items.append(
                     Delivered(
@@ -154,18 +163,27 @@ class Deliveries:
         )
 
 
-def follow_of(stream: str, consumer: _Consumer) -> Follow:
-    """What there is to say of a consumer that nobody announced."""
-    config = consumer.config
+def follow_of(agent: str, stream: str, settings: Mapping[str, Any], last: int = 0) -> Follow:
+    """What there is to say of a consumer that is there, or is about to be made.
+
+    Args:
+        agent: For whom.
+        stream: Which it reads.
+        settings: As the broker takes them.
+        last: The last sequence of the stream before it is made; what is only sent what is new
+            is sent nothing up to there.
+    """
+    config = msgspec.convert(settings, _Config, strict=False)
     return Follow(
-        agent=(config.metadata or {}).get(AGENT, ""),
+        agent=agent,
         stream=stream,
-        consumer=consumer.name,
+        consumer=config.name,
         filters=tuple(config.filter_subjects or [config.filter_subject]),
         start=config.deliver_policy,
+        after=last if config.deliver_policy == "new" else max(0, config.opt_start_seq - 1),
         since=config.opt_start_time,
         bodies=not config.headers_only,
-        use=consumer.name.partition("--")[2],
+        use=config.name.partition("--")[2],
     )
 
 

@@ -131,30 +131,32 @@ class Ledger:
         if self._notes.add(item, awaited=False) is None:
             self._notes.lost += 1
 
-    async def noted(self, item: AnyItem) -> None:
-        """Put an item into the chain, and wait until it is stored for good.
+    async def noted(self, *items: AnyItem) -> None:
+        """Put items into the chain, and wait until they are stored for good.
 
         For what must not be done without a record: whoever serves a read does so after this.
 
         Raises:
-            UnavailableError: It could not be stored within 5 s; do not do what it says.
+            UnavailableError: They could not be stored within 5 s; do not do what they say.
         """
         if self._trouble is not None:
             raise self._refusal(self._trouble)
-        note = self._notes.add(item, awaited=True)
-        if note is None:
-            raise UnavailableError("too much waits for the ledger; nothing was done, try again")
-        self._urgent.set()
+        notes = [note for item in items if (note := self._notes.add(item, awaited=True))]
         try:
+            if len(notes) < len(items):
+                raise UnavailableError("too much waits for the ledger; nothing was done, try again")
+            self._urgent.set()
             with anyio.move_on_after(NOTED_S):
-                await note.done.wait()
+                for note in notes:
+                    await note.done.wait()
         finally:
-            if not note.done.is_set():
+            for note in notes:
                 self._notes.withdraw(note)
-        if not note.done.is_set():
-            raise self._refusal(UnavailableError("the broker did not store it in time"))
-        if note.error is not None:
-            raise self._refusal(note.error)
+        for note in notes:
+            if not note.done.is_set():
+                raise self._refusal(UnavailableError("the broker did not store it in time"))
+            if note.error is not None:
+                raise self._refusal(note.error)
 
     @property
     def trouble(self) -> BlackboardError | None:

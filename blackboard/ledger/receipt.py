@@ -36,6 +36,11 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         return is_signed(self.key, statement(self.board, self.mark, None), self.signature)
 
 
+def receipt_path(key: Path, board: str) -> Path:
+    """Where a steward keeps its newest receipt: beside the board's key."""
+    return key.with_name(f"{key.name}.{board}.receipt")
+
+
 def read_receipt(path: Path, board: str) -> Receipt | None:
     """Read a receipt; None when there is no such file.
 

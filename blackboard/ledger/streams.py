@@ -27,7 +27,7 @@ def ledger_stream(board: str) -> str:
 
 
 def reads_subject(board: str, agent: str = "*") -> str:
-    """Below which an agent's direct gets go: `<stream>.<filter>` follows."""
+    """Below which an agent's direct gets go: `<stream>.<filter>` follows, and is stored so."""
     return f"{PREFIX}rd.{board}.{agent}"
 
 
@@ -42,12 +42,12 @@ def ledger_streams(board: str, limits: Limits, prefix: str = PREFIX) -> list[Str
     Args:
         board: The board's name.
         limits: What they may hold, and how many replicas they have.
-        prefix: Where the chain is published below; empty only at a broker without credentials.
+        prefix: Of a connection to a broker with credentials.
     """
     return [
         Stream(
             name=reads_stream(board),
-            subjects=(f"{reads_subject(board)}.>",),
+            subjects=(f"rd.{board}.>",),
             description="what the broker saw being read, by whom",
             max_bytes=limits.reads_bytes,
             max_age_s=READS_AGE_S,
@@ -57,6 +57,7 @@ def ledger_streams(board: str, limits: Limits, prefix: str = PREFIX) -> list[Str
             compressed=True,
             unsynced=True,
             unanswered=True,
+            prefix=prefix,
         ),
         Stream(
             name=ledger_stream(board),

@@ -101,6 +101,7 @@ class _Walk:
         self._links = links
         self._now = now
         self._result = Verified(board=board)
+        self._anew: dict[str, tuple[int, int]] = {}
 
     async def run(self, info: StreamInfo, receipts: Sequence[Receipt]) -> Verified:
         async with AsyncExitStack() as stack:
@@ -140,6 +141,12 @@ class _Walk:
 
     def _finish(self) -> Verified:
         links, result = self._links, self._result
+        for stream, (count, n) in self._anew.items():
+            self._found(
+                stream,
+                f"the stream was deleted and made anew: {count} messages that records up to {n} "
+                "speak of are not there before their time",
+            )
         result.records = links.records
         result.checkpoints = links.checkpoints
         result.signed = links.signed
@@ -160,11 +167,21 @@ class _Walk:
                 )
 
     async def _journals(self, record: Record, audit: "_Compared | None") -> None:
-        if audit is None or not audit.is_of(record, "audit"):
-            return
         for item in record.items:
-            if isinstance(item, Journal):
+            if not isinstance(item, Journal) or audit is None:
+                continue
+            if audit.is_of(record, "audit"):
                 await self._journal(record, item, audit)
+            else:
+                self._lost(record, audit, item.last, len(item.batches))
+
+    def _lost(self, record: Record, stream: "_Compared", last: datetime, count: int) -> None:
+        """What a record speaks of lay in an earlier stream of that name."""
+        if stream.is_past(last):
+            self._result.dropped += count
+        else:
+            before = self._anew.get(stream.info.name, (0, record.n))[0]
+            self._anew[stream.info.name] = before + count, record.n
 
     async def _journal(self, record: Record, item: Journal, audit: "_Compared") -> None:
         for sequence, text in enumerate(item.batches, item.first):
@@ -184,7 +201,12 @@ class _Walk:
     async def _reads(
         self, previous: Record | None, record: Record, reads: "_Compared | None"
     ) -> None:
-        if reads is None or not reads.is_of(record, "reads"):
+        if reads is None or "reads" not in record.positions:
+            return
+        if not reads.is_of(record, "reads"):
+            for item in record.items:
+                if isinstance(item, Read):
+                    self._lost(record, reads, item.last, item.count)
             return
         before = 0
         if previous is not None and reads.is_of(previous, "reads"):
@@ -309,9 +331,8 @@ class _Compared:
         """
         if sequence >= self.info.state.first_seq and self._front is not None:
             return False
-        if self._full:
-            return True
-        if not self._age:
-            return False
-        oldest = min(stored, self._front or stored)
-        return self._now - oldest >= self._age - LATE
+        return self._full or self.is_past(min(stored, self._front or stored))
+
+    def is_past(self, stored: datetime) -> bool:
+        """Whether a message of this time may have gone by its age."""
+        return bool(self._age) and self._now - stored >= self._age - LATE

@@ -28,8 +28,6 @@ _LINE = re.compile(
     rb"(?P<act>Publish|Subscription) Violation(?: Too Many Tokens)? - (?P<part>Subject|Reply) "
     rb'"(?P<what>(?:[^"\\]|\\.)*)"'
 )
-Names = Callable[[str], tuple[str, str] | None]
-"""Board and agent of a credential (public nkey or user name); None for one that is unknown."""
 
 
 @dataclass(slots=True)
@@ -39,14 +37,12 @@ class Violations:
     Args:
         path: The log.
         name: Of this source, in the chain's positions.
-        board: Whose agents matter.
-        names: Who holds a credential.
+        agent_of: Who holds a credential; None for those who are not on this board.
     """
 
     path: Path
     name: str
-    board: str
-    names: Names
+    agent_of: Callable[[str], str | None]
     _position: Position | None = None
     _until: Position | None = None
     _found: list[AnyItem] | None = None
@@ -138,12 +134,8 @@ class Violations:
     def _key(self, match: re.Match[bytes]) -> tuple[tuple[str, str, str] | None, datetime]:
         who = match["who"].decode(errors="replace")
         at = datetime.strptime(match["time"].decode(), TIME).astimezone(UTC)
-        holder = self.names(who)
-        if holder is None:
-            board, agent = self.board, f"{match['how'].decode()}:{who}"
-        else:
-            board, agent = holder
-        if board != self.board:
+        agent = self.agent_of(who)
+        if agent is None:
             return None, at
         act = "publish" if match["act"] == b"Publish" else "subscribe"
         if match["part"] == b"Reply":

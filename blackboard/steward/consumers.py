@@ -7,7 +7,7 @@ change: what is no longer allowed ends at once.
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -32,6 +32,7 @@ READER = re.compile(r"follow-[0-9a-f]{32}\Z")
 INACTIVE_S = 60
 MAX_ACK_PENDING = 100_000
 Body = dict[str, Any] | None
+Announce = Callable[[Mapping[str, Any]], Awaitable[None]]
 STARTS = ("deliver_policy", "opt_start_seq", "opt_start_time")
 
 
@@ -46,10 +47,14 @@ class Consumers:
         self._cards = f"KV_{presence_bucket(board)}"
         self._readers: dict[str, set[str]] = {}
 
-    async def create(
-        self, rights: Rights, rest: str, body: Body
-    ) -> tuple[bytes, Mapping[str, Any]]:
-        """Make a consumer; returns the broker's answer and the settings that it got.
+    async def create(self, rights: Rights, rest: str, body: Body, announce: Announce) -> bytes:
+        """Make a consumer; returns the broker's answer.
+
+        Args:
+            rights: Of the agent that asks for it.
+            rest: Stream and name, as in the subject of the request.
+            body: Of the request.
+            announce: Awaited with the settings that it gets before it is made; it may refuse.
 
         Raises:
             DeniedError: It would read what its agent may not, or is not its own.
@@ -63,8 +68,8 @@ class Consumers:
         else:
             config = self._handler(rights, stream, name, config)
         wanted = {"stream_name": stream, "config": config, "action": "create"}
-        answer = await self._connection.api(f"CONSUMER.CREATE.{stream}.{name}", wanted)
-        return answer, config
+        await announce(config)
+        return await self._connection.api(f"CONSUMER.CREATE.{stream}.{name}", wanted)
 
     async def _reader(
         self, rights: Rights, stream: str, name: str, config: Mapping[str, Any]
