@@ -102,8 +102,15 @@ async def test_a_ledger_goes_on_only_under_its_key(bench: Bench) -> None:
     async with bench.kept():
         pass
     bench.key.unlink()
-    with pytest.raises(SettingsError, match="BLACKBOARD_BOARD_KEY"):
-        await bench.ledger().run()
+    ledger = bench.ledger()
+    async with anyio.create_task_group() as group:
+        group.start_soon(ledger.run)
+        await wait_until(lambda: isinstance(ledger.trouble, SettingsError), "it says what is wrong")
+        with pytest.raises(UnavailableError, match="BLACKBOARD_BOARD_KEY"):
+            await ledger.noted(Served(agent="alice", verb="recall", what="docs.>"))
+        group.cancel_scope.cancel()
+
+    assert (await bench.verified()).findings == []
 
 
 async def test_reads_that_were_discarded_before_a_steward_came_are_a_gap(bench: Bench) -> None:

@@ -21,7 +21,6 @@ from blackboard.errors import (
     BlackboardError,
     ConflictError,
     InvalidError,
-    RetryableError,
     SettingsError,
     TooLargeError,
     UnavailableError,
@@ -174,8 +173,8 @@ class Ledger:
     async def run(self) -> None:
         """Keep the ledger until cancelled; then write what is left, for at most 2 s.
 
-        Raises:
-            SettingsError: This key is not the one that the ledger began with.
+        Whatever is wrong, a key that is not the one that the ledger began with included, it is
+        tried again, and meanwhile nothing can be noted.
         """
         self._trouble = UnavailableError("the ledger is being read")
         try:
@@ -195,8 +194,9 @@ class Ledger:
         while True:
             try:
                 await self._load()
-            except (RetryableError, InvalidError) as error:
-                logger.warning("ledger of board %s: %s", self.board, error)
+            except BlackboardError as error:
+                if str(error) != str(self._trouble):
+                    logger.warning("ledger of board %s: %s", self.board, error)
                 self._trouble = error
                 await anyio.sleep(RETRY_S)
             else:
@@ -276,8 +276,6 @@ class Ledger:
                     logger.warning("ledger of board %s at the end: %s", self.board, error)
 
     async def _failed(self, error: BlackboardError) -> None:
-        if isinstance(error, SettingsError):
-            raise error
         if self._trouble is None:
             logger.warning("ledger of board %s: %s", self.board, error)
         self._trouble = error

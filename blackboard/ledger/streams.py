@@ -3,9 +3,10 @@
 Only boards with credentials have them: without, the broker cannot tell who reads.
 
 `READS_<board>` is written without a sync per message. With one, 2,000 reads a second were stored
-here while 16,000 were answered: the rest waited in the broker's memory, where a crash loses it and
-beyond 100,000 it is dropped. Without, all 46,000 a second were stored as they came, none lost
-when the broker was killed; what a machine that loses its power had not yet written is lost.
+here while 16,000 were answered: the rest waited in the broker's memory, where a crash loses it (20,000
+of 20,000, tried) and beyond 100,000 it is dropped. Without, all 46,000 a second were stored as they
+came. A broker that is killed then loses the reads of its last milliseconds (4 of 5,492, tried), a
+machine that loses its power those that its disk had not got yet.
 """
 
 from blackboard.access.identity import PREFIX

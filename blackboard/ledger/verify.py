@@ -13,19 +13,18 @@ import msgspec
 
 from blackboard import clock
 from blackboard.errors import NotFoundError
-from blackboard.jetstream import Connection, Follower, Message, Start, StreamInfo, follow
+from blackboard.jetstream import Connection, Start, StreamInfo, follow
+from blackboard.ledger.compared import Compared
 from blackboard.ledger.items import Gap, Journal, Read
 from blackboard.ledger.links import Finding, Links
 from blackboard.ledger.receipt import Receipt
 from blackboard.ledger.record import Record
-from blackboard.ledger.source import Group, Seen, batch_of, count_in
+from blackboard.ledger.source import Group, batch_of
 from blackboard.ledger.streams import ledger_stream, ledger_subject, reads_stream, reads_subject
 from blackboard.subjects import audit_stream, audit_subject
 
 LATE = timedelta(minutes=1)
 """A read that is in no record for so long is one that no steward takes up."""
-NANOSECONDS = 1_000_000_000
-FULL = 0.95
 
 
 class Verified(msgspec.Struct, kw_only=True):
@@ -129,7 +128,7 @@ class _Walk:
             await self._rest(reads)
         return self._finish()
 
-    async def _open(self, stack: AsyncExitStack, stream: str, subject: str) -> "_Compared | None":
+    async def _open(self, stack: AsyncExitStack, stream: str, subject: str) -> Compared | None:
         info = await self._connection.stream(stream)
         if info is None:
             self._found(stream, "the stream is not there; nothing of it can be compared")
@@ -137,7 +136,7 @@ class _Walk:
         follower = await stack.enter_async_context(
             follow(self._connection, stream, subject, Start.all())
         )
-        return _Compared(info, follower, self._now)
+        return Compared(info, follower, self._now)
 
     def _finish(self) -> Verified:
         links, result = self._links, self._result
@@ -166,7 +165,7 @@ class _Walk:
                     f"record {record.n}: {item.about}{extent}{count}: {item.reason}"
                 )
 
-    async def _journals(self, record: Record, audit: "_Compared | None") -> None:
+    async def _journals(self, record: Record, audit: Compared | None) -> None:
         for item in record.items:
             if not isinstance(item, Journal) or audit is None:
                 continue
@@ -175,7 +174,7 @@ class _Walk:
             else:
                 self._lost(record, audit, item.last, len(item.batches))
 
-    def _lost(self, record: Record, stream: "_Compared", last: datetime, count: int) -> None:
+    def _lost(self, record: Record, stream: Compared, last: datetime, count: int) -> None:
         """What a record speaks of lay in an earlier stream of that name."""
         if stream.is_past(last):
             self._result.dropped += count
@@ -183,7 +182,7 @@ class _Walk:
             before = self._anew.get(stream.info.name, (0, record.n))[0]
             self._anew[stream.info.name] = before + count, record.n
 
-    async def _journal(self, record: Record, item: Journal, audit: "_Compared") -> None:
+    async def _journal(self, record: Record, item: Journal, audit: Compared) -> None:
         for sequence, text in enumerate(item.batches, item.first):
             message = await audit.at(sequence)
             agent = text.partition(" ")[0]
@@ -198,47 +197,30 @@ class _Walk:
             else:
                 self._result.journals += 1
 
-    async def _reads(
-        self, previous: Record | None, record: Record, reads: "_Compared | None"
-    ) -> None:
+    async def _reads(self, previous: Record | None, record: Record, reads: Compared | None) -> None:
         if reads is None or "reads" not in record.positions:
             return
+        items = [item for item in record.items if isinstance(item, Read)]
         if not reads.is_of(record, "reads"):
-            for item in record.items:
-                if isinstance(item, Read):
-                    self._lost(record, reads, item.last, item.count)
+            for item in items:
+                self._lost(record, reads, item.last, item.count)
             return
         before = 0
         if previous is not None and reads.is_of(previous, "reads"):
             before = previous.positions["reads"].sequence
-        items = [item for item in record.items if isinstance(item, Read)]
-        known = {
-            sequence
-            for gap in record.items
-            if isinstance(gap, Gap) and gap.about == reads.info.name and gap.high
-            for sequence in (gap.low, gap.high)
-        }
+        span = range(before + 1, record.positions["reads"].sequence + 1)
+        found, absent = await reads.groups(span)
+        known = _known_gaps(record, reads.info.name)
+        absent = [one for one in absent if not any(one in gap for gap in known)]
         last = max((item.last for item in items), default=record.at)
-        found: dict[str, Group] = {}
-        missing: list[int] = []
-        dropped = 0
-        for sequence in range(before + 1, record.positions["reads"].sequence + 1):
-            if known and min(known) <= sequence <= max(known):
-                continue
-            message = await reads.at(sequence)
-            if message is not None:
-                count_in(found, Seen(sequence, message.subject, message.stored))
-            elif reads.may_be_dropped(sequence, last):
-                dropped += 1
-            else:
-                missing.append(sequence)
-        self._result.dropped += dropped
+        missing = [one for one in absent if not reads.may_be_dropped(one, last)]
+        self._result.dropped += len(absent) - len(missing)
         if missing:
             extent = f"{missing[0]}" if len(missing) == 1 else f"{missing[0]} … {missing[-1]}"
             self._found(
                 f"{reads.info.name} message {extent}", f"removed (record {record.n} counts it)"
             )
-        elif not dropped:
+        elif not absent:
             self._compare(record, items, found)
 
     def _compare(self, record: Record, items: list[Read], found: dict[str, Group]) -> None:
@@ -258,7 +240,7 @@ class _Walk:
                 f"{reads_stream(self._board)} does not bear out",
             )
 
-    async def _rest(self, reads: "_Compared | None") -> None:
+    async def _rest(self, reads: Compared | None) -> None:
         """Reads that no record has: some are always on their way, old ones are not."""
         if reads is None:
             return
@@ -282,57 +264,9 @@ class _Walk:
         self._result.findings.append(Finding(where, what))
 
 
-class _Compared:
-    """A stream that the chain speaks of, read once and in order."""
-
-    def __init__(self, info: StreamInfo, follower: Follower, now: datetime) -> None:
-        self.info = info
-        self._follower = follower
-        self._now = now
-        self._message: Message | None = None
-        self._front: datetime | None = None
-        self._age = timedelta(seconds=int(info.config.get("max_age") or 0) / NANOSECONDS)
-        limit = int(info.config.get("max_bytes") or -1)
-        self._full = 0 < limit * FULL <= info.state.bytes
-
-    def is_of(self, record: Record, source: str) -> bool:
-        """Whether a record speaks of this stream, and not of an earlier one of the same name."""
-        position = record.positions.get(source)
-        return position is not None and position.source == self.info.created
-
-    async def next(self) -> Message | None:
-        """The next message, or None at the end."""
-        message, self._message = self._message, None
-        if message is not None:
-            return message
-        while self._follower.pending:
-            message = await self._follower.step()
-            if message is not None:
-                self._front = self._front or message.stored
-                return message
-        return None
-
-    async def at(self, sequence: int) -> Message | None:
-        """The message with a sequence, or None; sequences are asked for in rising order."""
-        while (message := await self.next()) is not None:
-            if message.sequence == sequence:
-                return message
-            if message.sequence > sequence:
-                self._message = message
-                return None
-        return None
-
-    def may_be_dropped(self, sequence: int, stored: datetime) -> bool:
-        """Whether the stream's own limits explain that a message is not there.
-
-        Args:
-            sequence: Its own.
-            stored: When it, or a later one, was stored.
-        """
-        if sequence >= self.info.state.first_seq and self._front is not None:
-            return False
-        return self._full or self.is_past(min(stored, self._front or stored))
-
-    def is_past(self, stored: datetime) -> bool:
-        """Whether a message of this time may have gone by its age."""
-        return bool(self._age) and self._now - stored >= self._age - LATE
+def _known_gaps(record: Record, stream: str) -> list[range]:
+    return [
+        range(gap.low, gap.high + 1)
+        for gap in record.items
+        if isinstance(gap, Gap) and gap.about == stream and gap.high
+    ]
