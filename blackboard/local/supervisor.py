@@ -185,6 +185,7 @@ class Supervisor:
             "BLACKBOARD_URL": self._running().url,
             "BLACKBOARD_TOKEN_FILE": str(self._directory.token_file),
             "BLACKBOARD_DATA": str(self._directory.path),
+            "BLACKBOARD_BROKER_LOG": str(self._directory.log(PROGRAM)),
         }
         self._children += [
             Child(

@@ -8,9 +8,11 @@ from blackboard.access.identity import inbox_of
 from blackboard.errors import BlackboardError
 from blackboard.jetstream import Connection, serve_requests
 from blackboard.layout import secure_board
+from blackboard.ledger import Ledger, Violations, load_key
+from blackboard.ledger.receipt import receipt_path
 from blackboard.roster import Roster
 from blackboard.service import RETRY_S
-from blackboard.session import Desk
+from blackboard.settings import Settings
 from blackboard.steward.gate import Gate
 from blackboard.subjects import service_subject
 
@@ -20,23 +22,41 @@ SETTLE_S = 0.05
 """A policy that is applied comes as one message an agent."""
 
 
-async def keep_rights(connection: Connection, board: str, desk: Desk) -> None:
-    """Serve a board's agents within their rights until cancelled.
+async def keep_rights(connection: Connection, board: str, settings: Settings) -> None:
+    """Serve a board's agents within their rights, and keep its ledger, until cancelled.
 
     Raises:
+        SettingsError: The board's key cannot be used.
         BlackboardError: Its streams cannot be made to listen where no forgery can go.
     """
     await secure_board(connection, board)
     roster = Roster(connection, board)
 
-    async def note(agent: str, act: str, what: str, outcome: str) -> None:
-        desk.journal.audit(act, f"{agent}: {what}", outcome=outcome)
-
-    gate = Gate(connection, board, roster, note)
+    ledger = _ledger(connection, board, settings, roster)
+    gate = Gate(connection, board, roster, ledger)
     async with anyio.create_task_group() as group:
         group.start_soon(roster.run)
+        group.start_soon(ledger.run)
         group.start_soon(_enforce, roster, gate)
         await _serve(connection, board, gate)
+
+
+def _ledger(connection: Connection, board: str, settings: Settings, roster: Roster) -> Ledger:
+    key = settings.board_key or settings.data_dir / "board.key"
+
+    def agent_of(credential: str) -> str | None:
+        return next(
+            (agent for agent, rights in roster.all.items() if rights.key == credential), None
+        )
+
+    log = settings.broker_log
+    return Ledger(
+        connection,
+        board,
+        load_key(key),
+        receipt=receipt_path(key, board),
+        violations=None if log is None else Violations(log, f"log {settings.machine}", agent_of),
+    )
 
 
 async def _serve(connection: Connection, board: str, gate: Gate) -> None:
