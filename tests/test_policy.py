@@ -172,6 +172,16 @@ REFUSED_AGENTS = {
     "an empty list of roles": ("[boards.b.agents.x]\nroles = []\n", 8, "is empty"),
     "an unknown key of an agent": ('[boards.b.agents.x]\nroles = ["a"]\nuser = "u"\n', 9, "'user'"),
     "a reserved name": ('[boards.b.agents.steward]\nroles = ["a"]\n', 7, "is kept for"),
+    "the name of the broker's own account": (
+        '[boards.b.agents.system]\nroles = ["a"]\n',
+        7,
+        "is kept for",
+    ),
+    "a board with a reserved name": (
+        '[boards.cli.agents.x]\nroles = ["a"]\n',
+        7,
+        "is kept for",
+    ),
     "a name that is none": ('[boards.b.agents.a--b]\nroles = ["a"]\n', 7, "agent 'a--b'"),
     "a board that is none": ('[boards."b c".agents.x]\nroles = ["a"]\n', 7, "board 'b c'"),
     "boards that differ in case only": (

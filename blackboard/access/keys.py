@@ -23,9 +23,8 @@ from blackboard.errors import SettingsError
 from blackboard.files import create_private, write_private
 
 SUFFIX = ".nk"
-"""Who may look after the broker itself: see who is connected, and cut off."""
 OTHERS = (*sorted(SERVICES), PROBE, SYSTEM)
-"""Who has a credential beside the agents."""
+"""Who has a credential beside the agents; that of `system` looks after the broker itself."""
 SEED_BYTES = 32
 _HEAD = "-----BEGIN USER NKEY SEED-----"
 _TAIL = "------END USER NKEY SEED------"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from blackboard.access.identity import SYSTEM
 from blackboard.access.rights import RESERVED, Grant, Quota, Rights, reserved_rights
 from blackboard.access.roles import Act, Held, Role, read_roles
 from blackboard.access.source import Node, Source
@@ -27,6 +28,8 @@ from blackboard.subjects import check_name, check_token
 
 AGENT_KEYS = ("roles", "handlers", "users", "limits")
 LIMITS = ("message_bytes", "messages_per_s", "connections")
+KEPT = RESERVED | {SYSTEM}
+"""Names that no agent may have, and no board: each is part of somebody's inbox or credential."""
 MAX_MESSAGE_BYTES = 1 << 20
 """What a broker takes of one message unless it was told otherwise."""
 
@@ -145,7 +148,7 @@ class _Reader:
             check_name("agent", agent)
         except InvalidError as error:
             raise node.failure(str(error)) from error
-        if agent in RESERVED:
+        if agent in KEPT:
             raise node.failure(
                 f"the name {agent!r} is kept for the command line and the services; take another"
             )
@@ -232,7 +235,7 @@ def _check_boards(boards: dict[str, Node]) -> None:
             check_token("board", board)
         except InvalidError as error:
             raise node.failure(str(error)) from error
-        if board in RESERVED:
+        if board in KEPT:
             raise node.failure(f"the name {board!r} is kept for the services; take another")
         # Credentials lie in a directory per board, and some file systems ignore the case.
         other = seen.setdefault(board.lower(), board)

@@ -94,7 +94,7 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         handlers: Those of its handlers that have a durable consumer.
         quota: How much it may do.
         key: The public nkey by which the broker knows it.
-        digest: Of the policy that this was made from.
+        digest: Of the policy by which it got these rights.
         operator: Not restricted by topic: the command line, the steward, recall.
     """
 

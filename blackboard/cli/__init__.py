@@ -129,6 +129,9 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "Run the agent of a Python file.",
             "    blackboard run agents/summarizer.py --replicas 3 --start 1h",
         ),
+        "access": Entry(
+            "access:access", "Say who may read and write what; add, revoke and renew agents."
+        ),
         "dead": Entry("dead:dead", "List what handlers gave up on; let them try again."),
     },
     INSIGHT: {

@@ -3,16 +3,19 @@
 import json
 import os
 import random
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import msgspec
 
-from blackboard.errors import SettingsError
+from blackboard.errors import SettingsError, UnavailableError
 
 PROGRAM = "nats-server"
 GIB = 1 << 30
@@ -39,6 +42,13 @@ class Greeting(msgspec.Struct, frozen=True):
     version: str
 
 
+class _Varz(msgspec.Struct, frozen=True):
+    config_digest: str = ""
+
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
 def find_program() -> str:
     """Find the broker's program: the PyPI package beside this Python first, then the PATH.
 
@@ -57,20 +67,24 @@ def find_program() -> str:
     return str(Path(found).absolute())
 
 
-def configuration(*, name: str, port: int, monitor: int, token: str) -> str:
+def configuration(
+    *, name: str, port: int, monitor: int, token: str = "", accounts: str | None = None
+) -> str:
     """Write the broker's configuration; paths are relative to its working directory.
+
+    Who may connect: whoever has the token, or with `accounts` those whom the access policy knows.
 
     Loopback only. `sync_interval: always` because the default acknowledges a write up to two
     minutes before it is on disk. The log goes to standard error, into the file that the supervisor
     keeps short. `js_ack_fc_v2` stays off: nats-py cannot read that form of acknowledgement.
     """
+    who = f"authorization {{ token: {json.dumps(token)} }}\n" if accounts is None else accounts
     return f"""\
 # Written by the supervisor at every start; changes are lost.
 server_name: {json.dumps(name)}
 listen: "127.0.0.1:{port}"
 http: "127.0.0.1:{monitor}"
-authorization {{ token: {json.dumps(token)} }}
-jetstream {{
+{who}jetstream {{
   store_dir: "."
   sync_interval: always
   max_file_store: {MAX_FILE_STORE}
@@ -93,6 +107,29 @@ def read_greeting(port: int) -> Greeting | None:
     try:
         return msgspec.json.decode(line.removeprefix(b"INFO "), type=Greeting)
     except msgspec.MsgspecError:
+        return None
+
+
+def tried_digest(path: Path) -> str:
+    """Have the program read a configuration without running it; its digest of that.
+
+    Raises:
+        UnavailableError: It would not start with it; the text says why.
+    """
+    command = [find_program(), "-t", "-c", str(path)]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    found = _DIGEST.search(tried.stderr)
+    if tried.returncode or found is None:
+        raise UnavailableError(f"{PROGRAM} does not take {str(path)!r}: {tried.stderr.strip()}")
+    return found.group()
+
+
+def read_digest(monitor: str) -> str | None:
+    """The digest of the configuration in force, as its monitoring says; None without an answer."""
+    try:
+        with urlopen(f"{monitor}/varz", timeout=ANSWER_LIMIT_S) as answer:  # noqa: S310 - loopback
+            return msgspec.json.decode(answer.read(), type=_Varz).config_digest
+    except (OSError, msgspec.MsgspecError):
         return None
 
 

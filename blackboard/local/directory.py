@@ -21,6 +21,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     pids: dict[str, int]
     versions: dict[str, str]
+    access: str | None = None
+    """Digest of what the broker was told of the access policy; None when it has no credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,18 @@ class Directory:
         return self.path / "token"
 
     @property
+    def policy_file(self) -> Path:
+        """The access policy; where there is one, the broker has credentials instead of a token."""
+        return self.path / "access.toml"
+
+    @property
+    def credentials(self) -> Path:
+        """The credentials of the agents and the services."""
+        return self.path / "credentials"
+
+    @property
     def config_file(self) -> Path:
-        """The broker's configuration; holds the token."""
+        """The broker's configuration; holds the token, or the public keys of the agents."""
         return self.path / "nats-server.conf"
 
     @property

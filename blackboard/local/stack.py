@@ -28,6 +28,7 @@ class Endpoint:
     url: str
     """Address of the broker, without the secret; stays the same while the stack runs."""
     token: str = field(repr=False)
+    """Lets anybody in; empty when the broker has credentials."""
     monitor: str
     """Address of the broker's monitoring pages; loopback, no token needed."""
     data_dir: Path
@@ -84,10 +85,11 @@ def read_endpoint(data_dir: Path) -> Endpoint | None:
         return None
     return Endpoint(
         url=state.url,
-        token=directory.read_token(),
+        token=directory.read_token() if state.access is None else "",
         monitor=state.monitor,
         data_dir=directory.path,
         started=False,
+        credentials=None if state.access is None else directory.credentials,
     )
 
 

@@ -14,9 +14,13 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
-from blackboard.errors import BlackboardError, UnavailableError
+import msgspec
+
+from blackboard.access.keys import Keyring
+from blackboard.errors import BlackboardError, SettingsError, UnavailableError
 from blackboard.files import write_private
 from blackboard.local.broker import (
     PROGRAM,
@@ -24,11 +28,14 @@ from blackboard.local.broker import (
     configuration,
     find_program,
     free_ports,
+    read_digest,
     read_greeting,
+    tried_digest,
 )
 from blackboard.local.child import Child
 from blackboard.local.directory import Directory, State
 from blackboard.local.locks import Lock, take_lock
+from blackboard.local.security import Security, move_store, read_security
 
 LOG = logging.getLogger(__name__)
 SERVICES: Sequence[tuple[str, Sequence[str]]] = (
@@ -39,6 +46,7 @@ POLL_S = 0.3
 QUICK_POLL_S = 0.02
 START_LIMIT_S = 50.0  # below the limit of a user who waits, so that the user is told why
 READY_LIMIT_S = 5.0
+RELOAD_LIMIT_S = 10.0  # below the limit of a user who waits for it
 BROKER_GRACE_S = 10.0
 SERVICE_GRACE_S = 5.0
 BROKER_LONGEST_DELAY_S = 0.5  # whoever kills it again and again still finds it within a second
@@ -48,10 +56,15 @@ LOG_BYTES = 8 * 1024 * 1024
 
 
 class Signals:
-    """Wakes the loop: SIGTERM and SIGINT ask it to end, SIGCHLD tells that a child ended."""
+    """Wakes the loop: SIGTERM and SIGINT ask it to end, SIGCHLD tells that a child ended.
+
+    With credentials SIGHUP asks it to read the access policy again; without it ends the process, as
+    it does others.
+    """
 
     def __init__(self) -> None:
         self.asked_to_stop = False
+        self.asked_to_reload = False
         self._read, write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(write, False)
@@ -64,6 +77,13 @@ class Signals:
         """Sleep until a signal comes or the time is over."""
         if select.select([self._read], [], [], seconds)[0]:
             os.read(self._read, 4096)
+
+    def take_reloads(self) -> None:
+        """From now on, SIGHUP asks to read the policy again."""
+        signal.signal(signal.SIGHUP, self._reload)
+
+    def _reload(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked_to_reload = True
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         LOG.info("asked to stop by %s", signal.Signals(number).name)
@@ -94,6 +114,7 @@ class Supervisor:
         self._signals = Signals()
         self._name = f"local-{uuid.uuid4().hex[:12]}"
         self._children: list[Child] = []
+        self._security: Security | None = None
         self._state: State | None = None
         self._ready: Lock | None = None
         # Held from the decision to end until the end of this process: whoever comes waits.
@@ -120,20 +141,22 @@ class Supervisor:
     def _open(self) -> None:
         leftover = self._directory.read_state()
         self._directory.remove_state()
-        token = self._directory.ensure_token()
+        self._security = read_security(self._directory)
+        if self._security is not None:
+            self._signals.take_reloads()
+            move_store(self._directory)
         # After a crash clients may still look for the broker where it was, so that port goes first.
         wanted = (self._port,) if leftover is None else (leftover.port, self._port)
-        greeting = self._start_broker(wanted, token)
+        greeting = self._start_broker(wanted)
         LOG.info("%s %s answers at %s", PROGRAM, greeting.version, self._running().url)
         self._plan_services()
         self._record()
         self._ready = self._take_ready()
 
-    def _start_broker(self, wanted: tuple[int, ...], token: str) -> Greeting:
+    def _start_broker(self, wanted: tuple[int, ...]) -> Greeting:
         deadline = time.monotonic() + START_LIMIT_S
         for port, monitor in zip(free_ports(*wanted), free_ports(), strict=False):
-            text = configuration(name=self._name, port=port, monitor=monitor, token=token)
-            write_private(self._directory.config_file, text.encode())
+            self._configure(self._directory.config_file, port, monitor, self._security)
             child = self._broker(port)
             self._children = [child]
             child.start()
@@ -146,11 +169,21 @@ class Supervisor:
                     port=port,
                     pids={},
                     versions={PROGRAM: greeting.version, "python": sys.version.split()[0]},
+                    access=None if self._security is None else self._security.digest,
                 )
                 return greeting
             child.stop(BROKER_GRACE_S)  # gives up its lock for the next try
         log = self._directory.log(PROGRAM)
         raise UnavailableError(f"{PROGRAM} does not start on any port; see {str(log)!r}")
+
+    def _configure(self, path: Path, port: int, monitor: int, security: Security | None) -> None:
+        who = (
+            {"token": self._directory.ensure_token()}
+            if security is None
+            else {"accounts": security.accounts}
+        )
+        text = configuration(name=self._name, port=port, monitor=monitor, **who)
+        write_private(path, text.encode())
 
     def _broker(self, port: int) -> Child:
         return Child(
@@ -180,13 +213,6 @@ class Supervisor:
 
     def _plan_services(self) -> None:
         """Make the services due; the loop starts them, so that none can keep the broker down."""
-        environment = {
-            **os.environ,
-            "BLACKBOARD_URL": self._running().url,
-            "BLACKBOARD_TOKEN_FILE": str(self._directory.token_file),
-            "BLACKBOARD_DATA": str(self._directory.path),
-            "BLACKBOARD_BROKER_LOG": str(self._directory.log(PROGRAM)),
-        }
         self._children += [
             Child(
                 name,
@@ -194,10 +220,27 @@ class Supervisor:
                 directory=self._directory,
                 longest_delay_s=SERVICE_LONGEST_DELAY_S,
                 healthy=lambda age: age > SERVICE_HEALTHY_AFTER_S,
-                environment=environment,
+                environment=self._environment(name),
             )
             for name, argv in self._services
         ]
+
+    def _environment(self, service: str) -> dict[str, str]:
+        """Where a service finds the broker, and what lets it in: the token, or its credential."""
+        environment = {
+            **os.environ,
+            "BLACKBOARD_URL": self._running().url,
+            "BLACKBOARD_DATA": str(self._directory.path),
+            "BLACKBOARD_BROKER_LOG": str(self._directory.log(PROGRAM)),
+        }
+        for name in ("BLACKBOARD_TOKEN_FILE", "BLACKBOARD_CREDENTIALS"):
+            environment.pop(name, None)  # of whoever started the stack
+        if self._security is None:
+            environment["BLACKBOARD_TOKEN_FILE"] = str(self._directory.token_file)
+        else:
+            own = Keyring(self._directory.credentials).path(service)
+            environment["BLACKBOARD_CREDENTIALS"] = str(own)
+        return environment
 
     def _take_ready(self) -> Lock:
         """Take the lock that makes the state file count; a user may be looking at it just now."""
@@ -217,6 +260,9 @@ class Supervisor:
             if self._nobody is not None:
                 LOG.info("nobody uses the stack any more, ending")
                 return
+            if self._signals.asked_to_reload:
+                self._signals.asked_to_reload = False
+                self._take_policy()
             changed = [child.tend() for child in self._children]
             try:
                 if any(changed):
@@ -225,6 +271,41 @@ class Supervisor:
             except OSError as error:
                 LOG.warning("%s", error)  # a full disk is no reason to end the broker
             self._signals.wait(self._pause())
+
+    def _take_policy(self) -> None:
+        """Have the broker take the policy as it is now; a broken one changes nothing."""
+        try:
+            security = read_security(self._directory)
+            if security is None:
+                raise SettingsError("the access policy is gone")
+            self._tell_broker(security)
+        except (BlackboardError, OSError) as error:
+            LOG.error("the access policy is not taken, the one before stays: %s", error)  # noqa: TRY400 - a sentence for the user
+            return
+        self._security = security
+        LOG.info("access policy %s in force", security.policy.digest[:12])
+
+    def _tell_broker(self, security: Security) -> None:
+        """Let the broker read a policy without losing a client.
+
+        Raises:
+            UnavailableError: It would not start with it, or does not take it in time.
+        """
+        state, broker = self._running(), self._children[0]
+        fresh = self._directory.config_file.with_suffix(".conf.new")
+        self._configure(fresh, state.port, int(state.monitor.rpartition(":")[2]), security)
+        digest = tried_digest(fresh)
+        fresh.replace(self._directory.config_file)
+        if broker.pid is not None:
+            os.kill(broker.pid, signal.SIGHUP)
+        deadline = time.monotonic() + RELOAD_LIMIT_S
+        while read_digest(state.monitor) != digest:
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"{PROGRAM} does not say that it has read it")
+            broker.tend()  # one that ends just now reads it when it is back
+            self._signals.wait(QUICK_POLL_S)
+        self._state = msgspec.structs.replace(state, access=security.digest)
+        self._record()
 
     def _pause(self) -> float:
         return min(POLL_S, *(child.due_in() for child in self._children))
