@@ -214,8 +214,8 @@ async def test_an_arrow_in_place_of_a_star_reads_nothing(secured: Secured):
 
 
 @pytest.mark.usefixtures("boards")
-async def test_topics_of_any_sensible_depth_can_be_read(secured: Secured):
-    deep = ".".join(["docs", *("t" for _ in range(63))])
+async def test_topics_of_ten_tokens_can_be_read(secured: Secured):
+    deep = ".".join(["docs", *("t" for _ in range(9))])
     async with secured.client("steward") as steward:
         assert await steward.stores(f"mem.main.shared.carol.{deep}.k", b"deep")
     async with secured.client("bob") as bob:
