@@ -11,7 +11,7 @@ import pytest
 
 from blackboard.access import Policy
 from blackboard.access.broker import configuration, permissions, service_permissions
-from blackboard.access.identity import PREFIX
+from blackboard.access.identity import PREFIX, read_subject
 from blackboard.access.keys import Keyring
 from blackboard.errors import SettingsError
 from blackboard.jetstream import Connection
@@ -200,17 +200,25 @@ async def test_an_agent_reads_what_it_has_the_right_to(secured: Secured):
 @pytest.mark.usefixtures("boards")
 async def test_an_arrow_in_place_of_a_star_reads_nothing(secured: Secured):
     # The broker's allow list takes the arrow for the token that its star stands for.
+    arrows = (
+        "mem.main.shared.*.exact.>",
+        "mem.main.shared.*.one.a.>",
+        "mem.main.shared.*.one.>.k",
+        "mem.main.shared.>.docs.k",
+        "mem.main.shared.>.docs.>",
+        "mem.main.shared.*.one.>",
+        "mem.main.shared.*.docs.>",
+    )
     async with secured.client("bob") as bob:
-        for subject in (
-            "mem.main.shared.*.exact.>",
-            "mem.main.shared.*.one.a.>",
-            "mem.main.shared.*.one.>.k",
-            "mem.main.shared.>.docs.k",
-            "mem.main.shared.>.docs.>",
-            "mem.main.shared.*.one.>",
-            "mem.main.shared.*.docs.>",
-        ):
-            assert await bob.reads("bob", subject) is None, subject
+        inbox = bob.client.new_inbox()
+        answers = await bob.client.subscribe(inbox)  # pyright: ignore[reportUnknownMemberType]
+        for subject in arrows:
+            asked = read_subject("main", "bob", "MEM_main", subject)
+            await bob.client.publish(asked, reply=inbox)
+        await bob.settle()
+        assert await bob.reads("bob", "mem.main.shared.*.exact.k") == b"exact"
+
+        assert answers.pending_msgs == 0
 
 
 @pytest.mark.usefixtures("boards")

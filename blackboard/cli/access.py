@@ -21,12 +21,21 @@ from blackboard.subjects import SHARED
 
 access = App(
     name="access",
-    help="Say who may read and write what; add, revoke and renew agents.",
     help_epilogue=(
         "Example:\n\n    blackboard up --access access.toml\n    blackboard access check\n"
         "    blackboard access can summarizer read docs.q3 --label pii"
     ),
 )
+
+
+@access.default
+def overview(*, place: Place = HERE) -> None:
+    """Say who may read and write what; add, revoke and renew agents.
+
+    Args:
+        place: Whose policy, by its --data.
+    """
+    check(place=place)
 
 
 @access.command(help_epilogue="Example:\n\n    blackboard access check access.toml")
