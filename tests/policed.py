@@ -109,7 +109,9 @@ class Raw:
         try:
             answer = await answers.next_msg(timeout=2)
         except nats.errors.TimeoutError:
-            return None  # the stream of reads listens in, so the broker does not say that nobody does
+            return (
+                None  # the stream of reads listens in, so the broker does not say that nobody does
+            )
         finally:
             await answers.unsubscribe()
         status = (answer.headers or {}).get("Status")
