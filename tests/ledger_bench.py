@@ -50,6 +50,11 @@ class Bench:
     def key(self) -> Path:
         return self.folder / "board.key"
 
+    async def resize(self, stream: str, max_bytes: int) -> None:
+        info = await self.operator.stream(stream)
+        assert info is not None
+        await self.operator.api(f"STREAM.UPDATE.{stream}", {**info.config, "max_bytes": max_bytes})
+
     def ledger(self, connection: Connection | None = None, **options: Any) -> Ledger:
         settings = {"interval_s": 0.05, "look_s": 0.05, **options}
         return Ledger(connection or self.operator, BOARD, load_key(self.key), **settings)

@@ -10,7 +10,7 @@ from blackboard.errors import SettingsError, UnavailableError
 from blackboard.ledger import Denied, Follow, Read, Served, Violations
 from blackboard.ledger.items import AnyItem, Delivered, Evaded, Gap
 from blackboard.ledger.record import Position, Record, seal
-from blackboard.ledger.streams import reads_stream
+from blackboard.ledger.streams import ledger_stream, reads_stream
 from tests.credentials import BOARD, connected, public_key
 from tests.ledger_bench import Bench, read_from
 from tests.waiting import wait_until
@@ -241,3 +241,62 @@ def test_records_are_canonical_json() -> None:
     _, body = seal(record)
 
     assert rfc8785.dumps(msgspec.json.decode(body)) == body
+
+
+async def test_reads_that_overflowed_while_no_steward_was_there_are_a_gap(bench: Bench) -> None:
+    await bench.resize(reads_stream(BOARD), 20_000)
+    async with bench.agent("alice") as alice:
+        for number in range(500):
+            await alice.request(read_from("alice", f"t{number % 5}"))
+    info = await bench.operator.stream(reads_stream(BOARD))
+    assert info is not None
+    lost = info.state.first_seq - 1
+    assert lost > 100
+    async with bench.kept():
+
+        async def all_there() -> bool:
+            return await bench.reads() == 500 - lost
+
+        await wait_until(all_there, "what is left is in the chain")
+    gaps = [item for item in await bench.items(Gap) if isinstance(item, Gap)]
+
+    assert [(gap.about, gap.low, gap.high, gap.count) for gap in gaps] == [
+        (reads_stream(BOARD), 1, lost, lost)
+    ]
+    assert (await bench.verified()).findings == []
+
+
+async def test_a_ledger_makes_room_behind_a_signature_and_proves_what_is_left(
+    bench: Bench,
+) -> None:
+    await bench.resize(ledger_stream(BOARD), 100_000)
+    follow = Follow(agent="alice", stream=f"MEM_{BOARD}", consumer="c", filters=("mem.main.>",))
+    config = {
+        "name": "c",
+        "durable_name": "c",
+        "filter_subject": f"mem.{BOARD}.>",
+        "ack_policy": "explicit",
+        "metadata": {"blackboard-agent": "alice"},
+    }
+    await bench.operator.api(
+        f"CONSUMER.CREATE.MEM_{BOARD}.c", {"stream_name": f"MEM_{BOARD}", "config": config}
+    )
+    async with bench.kept() as ledger:
+        await ledger.noted(follow)
+        for number in range(600):
+            await ledger.noted(Served(agent="alice", verb="recall", what=f"query-{number}" * 10))
+
+        async def shorter() -> bool:
+            return (await bench.verified()).first > 100
+
+        await wait_until(shorter, "old records are gone")
+    result = await bench.verified()
+
+    assert result.findings == []
+    assert result.records < 600
+    kept = [item for item in await bench.items(Follow) if isinstance(item, Follow)]
+    assert any(item.consumer == "c" for item in kept)  # it is still there, and so is its word
+    # What was not signed away must not go.
+    await bench.operator.delete(ledger_stream(BOARD), result.first)
+    findings = [str(one) for one in (await bench.verified()).findings]
+    assert findings[0].startswith(f"record 1 to {result.first}: removed, and only")

@@ -49,7 +49,7 @@ async def show(
     limit: int = 100,
     place: Place = HERE,
 ) -> None:
-    """Show who read what, and who took what back.
+    """Show who read what, and who took what back; prove it; report it.
 
     Args:
         agent: Only of this agent.
