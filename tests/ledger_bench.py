@@ -56,7 +56,7 @@ class Bench:
         await self.operator.api(f"STREAM.UPDATE.{stream}", {**info.config, "max_bytes": max_bytes})
 
     def ledger(self, connection: Connection | None = None, **options: Any) -> Ledger:
-        settings = {"interval_s": 0.05, "look_s": 0.05, **options}
+        settings: dict[str, Any] = {"interval_s": 0.05, "look_s": 0.05, **options}
         return Ledger(connection or self.operator, BOARD, load_key(self.key), **settings)
 
     @asynccontextmanager

@@ -149,6 +149,32 @@ EVASIONS = [
 ]
 
 
+HIDDEN = [
+    b"NATS/1.0\r\nX\nNats-Msg-Id: 1\r\n\r\n",  # the broker finds it, the client library does not
+    b"NATS/1.0 \xff\xff\xff\r\nNats-Msg-Id: 1\r\n\r\n",  # ends the library's reading
+    b"NATS/1.0",
+]
+
+
+@pytest.mark.parametrize("block", HIDDEN)
+async def test_a_read_with_a_hidden_header_is_seen_and_stops_nobody(
+    bench: Bench, block: bytes
+) -> None:
+    async with bench.agent("alice") as alice, bench.kept() as ledger:
+        await ledger.noted(Served(agent="x", verb="x", what="the tap listens"))
+        subject = read_from("alice", "notes").encode()
+        line = b"HPUB %b _INBOX.main.alice.x %d %d\r\n%b\r\n"
+        command = line % (subject, len(block), len(block), block)
+        await alice.client._send_command(command)  # pyright: ignore[reportPrivateUsage]
+        await alice.client.flush()
+
+        async def seen() -> bool:
+            return len(await bench.items(Evaded)) == 1
+
+        await wait_until(seen, "it is in the chain")
+        await ledger.noted(Served(agent="x", verb="x", what="it still listens"))
+
+
 @pytest.mark.parametrize("headers", EVASIONS, ids=lambda one: next(iter(one)))
 async def test_a_read_that_keeps_itself_out_of_the_brokers_record_is_seen(
     bench: Bench, headers: dict[str, str]
@@ -207,7 +233,7 @@ async def test_how_far_a_consumer_was_delivered_is_known_when_it_is_gone(bench: 
         async def take(message: object) -> None:
             received.append(b"")
 
-        await alice.client.subscribe(f"_INBOX.{BOARD}.alice.x", cb=take)
+        await alice.client.subscribe(f"_INBOX.{BOARD}.alice.x", cb=take)  # pyright: ignore[reportUnknownMemberType]
         await alice.client.flush()
         await bench.operator.api(verb, {"stream_name": f"MEM_{BOARD}", "config": config})
         last = 0

@@ -234,7 +234,7 @@ def _row(record: Record, item: AnyItem) -> Access | None:
                 what=_readable(item.what),
                 count=item.count,
                 outcome="evaded",
-                note=f"sent with {item.header}, so that the broker does not record it",
+                note=f"sent with {item.header}, so that the broker may not record it",
                 record=record.n,
             )
         case Served():

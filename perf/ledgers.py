@@ -1,4 +1,4 @@
-"""How fast a ledger takes up reads, and what they cost: `python -m perf.bench_ledger`.
+"""How fast a ledger takes up reads, and what they cost: `python -m perf.ledgers`.
 
 One agent reads as fast as it can (500 requests in flight) at a broker with credentials,
 while a ledger of this process takes up what the broker records.
