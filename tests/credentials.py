@@ -15,13 +15,15 @@ BOARD = "main"
 
 def identity(agent: str) -> Identity:
     """A credential for an agent, with a key of its own."""
-    seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
+    raw = secrets.token_bytes(32)
+    seed = nkeys.encode_seed(raw, nkeys.PREFIX_BYTE_USER)  # pyright: ignore[reportUnknownMemberType]
     return Identity(BOARD, agent, seed.decode())
 
 
 def public_key(who: Identity) -> str:
     """The half of the key that the broker knows."""
-    return bytes(nkeys.from_seed(bytearray(who.seed.encode())).public_key).decode()
+    pair = nkeys.from_seed(bytearray(who.seed.encode()))  # pyright: ignore[reportUnknownMemberType]
+    return bytes(pair.public_key).decode()
 
 
 def accounts(operators: Sequence[Identity], agents: Sequence[Identity]) -> str:
@@ -47,6 +49,7 @@ def _agent(who: Identity) -> str:
         f"_R_.bb.mem.{BOARD}.shared.{name}.>",
         f"_R_.bb.rd.{BOARD}.{name}.MEM_{BOARD}.mem.{BOARD}.shared.>",
         f"_R_.bb.audit.{BOARD}.{name}",
+        f"svc.{BOARD}.*.{name}",
         "$JS.FC.>",
     ]
     allowed = ", ".join(f'"{subject}"' for subject in publish)

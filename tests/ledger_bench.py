@@ -3,18 +3,22 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 
-from blackboard.access.identity import PREFIX, Identity
+from blackboard.access.identity import PREFIX, Identity, rights_subject
+from blackboard.access.rights import Grant, Rights
+from blackboard.codec import encode_record
 from blackboard.jetstream import Connection, Outgoing, Start, Stream, follow
+from blackboard.layout import access_stream
 from blackboard.ledger import Ledger, Read, load_key
 from blackboard.ledger.items import AnyItem
 from blackboard.ledger.record import open_record
 from blackboard.ledger.streams import ledger_stream, ledger_streams
 from blackboard.ledger.verify import Verified, verify
 from blackboard.settings import Limits
-from tests.credentials import BOARD, connected
+from tests.credentials import BOARD, connected, public_key
 from tests.servers import Server
 from tests.waiting import wait_until
 
@@ -46,12 +50,17 @@ class Bench:
     def key(self) -> Path:
         return self.folder / "board.key"
 
-    def ledger(self, connection: Connection | None = None, **options: object) -> Ledger:
-        settings: dict[str, object] = {"interval_s": 0.05, "look_s": 0.05, **options}
-        return Ledger(connection or self.operator, BOARD, load_key(self.key), **settings)  # type: ignore[arg-type]
+    async def resize(self, stream: str, max_bytes: int) -> None:
+        info = await self.operator.stream(stream)
+        assert info is not None
+        await self.operator.api(f"STREAM.UPDATE.{stream}", {**info.config, "max_bytes": max_bytes})
+
+    def ledger(self, connection: Connection | None = None, **options: Any) -> Ledger:
+        settings: dict[str, Any] = {"interval_s": 0.05, "look_s": 0.05, **options}
+        return Ledger(connection or self.operator, BOARD, load_key(self.key), **settings)
 
     @asynccontextmanager
-    async def kept(self, **options: object) -> AsyncGenerator[Ledger]:
+    async def kept(self, **options: Any) -> AsyncGenerator[Ledger]:
         ledger = self.ledger(**options)
         async with anyio.create_task_group() as group:
             group.start_soon(ledger.run)
@@ -75,8 +84,8 @@ class Bench:
     async def reads(self) -> int:
         return sum(item.count for item in await self.items(Read) if isinstance(item, Read))
 
-    async def verified(self, **options: object) -> Verified:
-        return await verify(self.operator, BOARD, **options)  # type: ignore[arg-type]
+    async def verified(self, **options: Any) -> Verified:
+        return await verify(self.operator, BOARD, **options)
 
     async def put(self, connection: Connection, agent: str, topic: str, key: str = "a" * 32) -> int:
         subject = f"mem.{BOARD}.shared.{agent}.{topic}.{key}"
@@ -85,8 +94,24 @@ class Bench:
 
 async def make_streams(operator: Connection) -> None:
     """The streams of a board that matter to its ledger."""
-    for stream in (*OTHER_STREAMS, *ledger_streams(BOARD, LIMITS)):
+    for stream in (
+        *OTHER_STREAMS,
+        *ledger_streams(BOARD, LIMITS),
+        access_stream(Limits(), PREFIX),
+    ):
         await operator.create_stream(stream)
+
+
+async def grant(bench: Bench, agent: str, *topics: str) -> None:
+    """Put the rights of an agent in force: it may read these topics under `shared`."""
+    rights = Rights(
+        board=BOARD,
+        agent=agent,
+        read=tuple(Grant("shared", topic) for topic in topics),
+        key=public_key(bench.people[agent]),
+    )
+    subject = rights_subject(BOARD, agent)
+    await bench.operator.publish(Outgoing(subject, encode_record(rights)))
 
 
 def read_from(agent: str, topic: str, key: str = "a" * 32, author: str = "bob") -> str:

@@ -10,7 +10,7 @@ from blackboard.errors import SettingsError, UnavailableError
 from blackboard.ledger import Denied, Follow, Read, Served, Violations
 from blackboard.ledger.items import AnyItem, Delivered, Evaded, Gap
 from blackboard.ledger.record import Position, Record, seal
-from blackboard.ledger.streams import reads_stream
+from blackboard.ledger.streams import ledger_stream, reads_stream
 from tests.credentials import BOARD, connected, public_key
 from tests.ledger_bench import Bench, read_from
 from tests.waiting import wait_until
@@ -149,6 +149,32 @@ EVASIONS = [
 ]
 
 
+HIDDEN = [
+    b"NATS/1.0\r\nX\nNats-Msg-Id: 1\r\n\r\n",  # the broker finds it, the client library does not
+    b"NATS/1.0 \xff\xff\xff\r\nNats-Msg-Id: 1\r\n\r\n",  # ends the library's reading
+    b"NATS/1.0",
+]
+
+
+@pytest.mark.parametrize("block", HIDDEN)
+async def test_a_read_with_a_hidden_header_is_seen_and_stops_nobody(
+    bench: Bench, block: bytes
+) -> None:
+    async with bench.agent("alice") as alice, bench.kept() as ledger:
+        await ledger.noted(Served(agent="x", verb="x", what="the tap listens"))
+        subject = read_from("alice", "notes").encode()
+        line = b"HPUB %b _INBOX.main.alice.x %d %d\r\n%b\r\n"
+        command = line % (subject, len(block), len(block), block)
+        await alice.client._send_command(command)  # pyright: ignore[reportPrivateUsage]
+        await alice.client.flush()
+
+        async def seen() -> bool:
+            return len(await bench.items(Evaded)) == 1
+
+        await wait_until(seen, "it is in the chain")
+        await ledger.noted(Served(agent="x", verb="x", what="it still listens"))
+
+
 @pytest.mark.parametrize("headers", EVASIONS, ids=lambda one: next(iter(one)))
 async def test_a_read_that_keeps_itself_out_of_the_brokers_record_is_seen(
     bench: Bench, headers: dict[str, str]
@@ -207,7 +233,7 @@ async def test_how_far_a_consumer_was_delivered_is_known_when_it_is_gone(bench: 
         async def take(message: object) -> None:
             received.append(b"")
 
-        await alice.client.subscribe(f"_INBOX.{BOARD}.alice.x", cb=take)
+        await alice.client.subscribe(f"_INBOX.{BOARD}.alice.x", cb=take)  # pyright: ignore[reportUnknownMemberType]
         await alice.client.flush()
         await bench.operator.api(verb, {"stream_name": f"MEM_{BOARD}", "config": config})
         last = 0
@@ -241,3 +267,62 @@ def test_records_are_canonical_json() -> None:
     _, body = seal(record)
 
     assert rfc8785.dumps(msgspec.json.decode(body)) == body
+
+
+async def test_reads_that_overflowed_while_no_steward_was_there_are_a_gap(bench: Bench) -> None:
+    await bench.resize(reads_stream(BOARD), 20_000)
+    async with bench.agent("alice") as alice:
+        for number in range(500):
+            await alice.request(read_from("alice", f"t{number % 5}"))
+    info = await bench.operator.stream(reads_stream(BOARD))
+    assert info is not None
+    lost = info.state.first_seq - 1
+    assert lost > 100
+    async with bench.kept():
+
+        async def all_there() -> bool:
+            return await bench.reads() == 500 - lost
+
+        await wait_until(all_there, "what is left is in the chain")
+    gaps = [item for item in await bench.items(Gap) if isinstance(item, Gap)]
+
+    assert [(gap.about, gap.low, gap.high, gap.count) for gap in gaps] == [
+        (reads_stream(BOARD), 1, lost, lost)
+    ]
+    assert (await bench.verified()).findings == []
+
+
+async def test_a_ledger_makes_room_behind_a_signature_and_proves_what_is_left(
+    bench: Bench,
+) -> None:
+    await bench.resize(ledger_stream(BOARD), 100_000)
+    follow = Follow(agent="alice", stream=f"MEM_{BOARD}", consumer="c", filters=("mem.main.>",))
+    config = {
+        "name": "c",
+        "durable_name": "c",
+        "filter_subject": f"mem.{BOARD}.>",
+        "ack_policy": "explicit",
+        "metadata": {"blackboard-agent": "alice"},
+    }
+    await bench.operator.api(
+        f"CONSUMER.CREATE.MEM_{BOARD}.c", {"stream_name": f"MEM_{BOARD}", "config": config}
+    )
+    async with bench.kept() as ledger:
+        await ledger.noted(follow)
+        for number in range(600):
+            await ledger.noted(Served(agent="alice", verb="recall", what=f"query-{number}" * 10))
+
+        async def shorter() -> bool:
+            return (await bench.verified()).first > 100
+
+        await wait_until(shorter, "old records are gone")
+    result = await bench.verified()
+
+    assert result.findings == []
+    assert result.records < 600
+    kept = [item for item in await bench.items(Follow) if isinstance(item, Follow)]
+    assert any(item.consumer == "c" for item in kept)  # it is still there, and so is its word
+    # What was not signed away must not go.
+    await bench.operator.delete(ledger_stream(BOARD), result.first)
+    findings = [str(one) for one in (await bench.verified()).findings]
+    assert findings[0].startswith(f"record 1 to {result.first}: removed, and only")

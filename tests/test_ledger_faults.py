@@ -6,15 +6,20 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from blackboard.errors import BlackboardError
-from blackboard.ledger import Denied, Read
+from blackboard.codec import encode_record
+from blackboard.errors import BlackboardError, UnavailableError
+from blackboard.jetstream import Connection, refusal
+from blackboard.ledger import Denied, Follow, Read, Served
 from blackboard.ledger.items import Gap
+from blackboard.records import ApiRequest
+from blackboard.subjects import service_subject
 from tests.credentials import BOARD
-from tests.ledger_bench import Bench, read_from
+from tests.ledger_bench import Bench, grant, read_from
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -97,18 +102,74 @@ async def test_stewards_are_killed_at_any_moment_and_every_read_is_counted_once(
 
 
 async def test_refusals_are_counted_once_over_a_kill(bench: Bench) -> None:
+    await grant(bench, "alice", "docs.>")
+
+    async def count() -> int:
+        found = [item for item in await bench.items(Denied) if isinstance(item, Denied)]
+        assert {item.agent for item in found} <= {"alice"}
+        return sum(item.count for item in found)
+
     async with bench.agent("alice") as alice:
-        for _ in range(2):
+        for expected in (3, 6):
             with steward(bench) as process:
+                await wait_until(lambda: answers(alice), "the gate is open", 20)
                 for _ in range(3):
                     await alice.client.publish(read_from("bob", "x"), b"")
                 await alice.client.flush()
-                before = len(await bench.items())
 
-                async def more(before: int = before) -> bool:
-                    return len(await bench.items()) > before
+                async def counted(expected: int = expected) -> bool:
+                    return await count() == expected
 
-                await wait_until(more, "something is in the chain", 20)
+                await wait_until(counted, f"{expected} refusals are in the chain", 20)
                 process.kill()
-    assert await bench.items(Denied) == []  # nobody on the (empty) policy holds that key
     assert (await bench.verified()).findings == []
+
+
+async def answers(agent: Connection) -> bool:
+    """Whether the gate serves an agent."""
+    try:
+        await ask(agent, f"STREAM.INFO.MEM_{BOARD}")
+    except BlackboardError:
+        return False
+    return True
+
+
+async def ask(agent: Connection, verb: str, body: dict[str, Any] | None = None) -> bytes:
+    request = encode_record(ApiRequest(verb, body))
+    answer = await agent.request(service_subject(BOARD, "api", "alice"), request, timeout_s=2)
+    code = refusal(answer.headers, answer.data)
+    if code is not None:
+        raise UnavailableError(f"{code}")
+    return answer.data
+
+
+async def test_what_the_gate_serves_stands_in_the_chain(bench: Bench) -> None:
+    await grant(bench, "alice", "docs.>")
+    config = {"filter_subject": f"mem.{BOARD}.shared.*.docs.>", "deliver_policy": "new"}
+    async with bench.agent("bob") as bob, bench.agent("alice") as alice:
+        sequence = await bench.put(bob, "bob", "docs.a")
+        with steward(bench):
+            await wait_until(lambda: answers(alice), "the gate is open", 20)
+            config["deliver_subject"] = f"_INBOX.{BOARD}.alice.x"
+            name = f"follow-{'a' * 32}"
+            await ask(alice, f"CONSUMER.CREATE.MEM_{BOARD}.{name}", {"config": config})
+            follows = await bench.items(Follow)  # before the answer came
+            await ask(alice, f"DIRECT.GET.MEM_{BOARD}", {"seq": sequence})
+            served = await bench.items(Served)
+
+    assert [getattr(item, "consumer", "") for item in follows] == [name]
+    assert [getattr(item, "after", "") for item in follows] == [sequence]
+    assert [getattr(item, "revision", "") for item in served] == [sequence]
+
+
+async def test_the_gate_is_closed_while_the_ledger_cannot_be_written(bench: Bench) -> None:
+    await grant(bench, "alice", "docs.>")
+    async with bench.agent("bob") as bob, bench.agent("alice") as alice:
+        sequence = await bench.put(bob, "bob", "docs.a")
+        with steward(bench):
+            await wait_until(lambda: answers(alice), "the gate is open", 20)
+            await ask(alice, f"DIRECT.GET.MEM_{BOARD}", {"seq": sequence})
+            await bench.operator.delete_stream(f"LEDGER_{BOARD}")
+
+            with pytest.raises(UnavailableError, match="so it was not done"):
+                await ask(alice, f"DIRECT.GET.MEM_{BOARD}", {"seq": sequence})

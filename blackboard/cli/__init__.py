@@ -136,9 +136,8 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
     },
     INSIGHT: {
         "audit": Entry(
-            "history:audit",
-            "Show who read what, and who took what back.",
-            "    blackboard audit --act get --what 'reports.>' --since 1h",
+            "audit:audit",
+            "Show who read what, and who took what back; prove it; report it.",
         ),
         "trace": Entry(
             "history:trace",

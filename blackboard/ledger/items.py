@@ -39,9 +39,9 @@ class Read(Item, frozen=True, omit_defaults=True, kw_only=True, tag="read"):
 
 
 class Evaded(Item, frozen=True, omit_defaults=True, kw_only=True, tag="evaded"):
-    """A direct get with a header at which the broker answers but does not record; a steward saw it.
+    """A direct get with headers, at some of which the broker answers but does not record.
 
-    No honest client sends such a header with a read.
+    A steward saw it. No honest client sends headers with a read.
     """
 
     agent: str

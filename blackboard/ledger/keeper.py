@@ -158,6 +158,11 @@ class Ledger:
                 raise self._refusal(note.error)
 
     @property
+    def head(self) -> Record | None:
+        """The newest record, as far as this steward knows; None before the first."""
+        return self._head
+
+    @property
     def trouble(self) -> BlackboardError | None:
         """Why nothing can be recorded at the moment; None when all is well."""
         return self._trouble
@@ -384,6 +389,7 @@ class Ledger:
             await self._catch_up()
             return self._head is not None and self._head.hash == record.hash
         self._scale = max(1, self._scale // 2)
+        self._pruning.grew(len(body))
         self._take(record, sequence)
         return True
 

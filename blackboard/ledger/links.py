@@ -10,6 +10,7 @@ import msgspec
 from blackboard.errors import InvalidError
 from blackboard.ledger.items import Began, Checkpoint, Mark
 from blackboard.ledger.key import is_signed
+from blackboard.ledger.receipt import Receipt
 from blackboard.ledger.record import Record, check_record, open_record, statement
 
 
@@ -34,6 +35,7 @@ class Links:
         records: How many are there.
         signed: The last record that a signature vouches for.
         head: The last record.
+        checkpoint: The last signed word.
     """
 
     board: str
@@ -45,6 +47,7 @@ class Links:
     first: Record | None = None
     head: Record | None = None
     removed: Mark | None = None
+    checkpoint: Receipt | None = None
     _sequence: int = 0
     _hashes: dict[int, str] = field(default_factory=dict[int, str])
 
@@ -146,6 +149,14 @@ class Links:
             )
         elif known is not None:
             self.signed = max(self.signed, item.n)
+            self.checkpoint = Receipt(
+                board=self.board,
+                n=item.n,
+                hash=item.hash,
+                key=item.key,
+                signature=item.signature,
+                removed=item.removed,
+            )
         if item.removed is not None and (self.removed is None or self.removed.n < item.removed.n):
             self.removed = item.removed
 

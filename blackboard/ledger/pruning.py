@@ -20,6 +20,8 @@ FULL = 0.8
 """Of its byte limit; the oldest fifth goes then."""
 SHARE = 0.2
 LOOK_S = 60.0
+STEP = 0.02
+"""Of the byte limit: what was appended since the last look before the next, if not in time."""
 AT_ONCE = 200
 """Records deleted before others get a turn."""
 
@@ -35,6 +37,8 @@ class Pruning:
         self._connection = connection
         self._stream = stream
         self._looked_at = 0.0
+        self._limit = 0
+        self._appended = 0
         self._wanted: Mark | None = None
         self.removed: Mark | None = None
 
@@ -57,6 +61,12 @@ class Pruning:
                 if self._wanted is not None and self._wanted.n <= self.removed.n:
                     self._wanted = None
 
+    def grew(self, size: int) -> None:
+        """A record of so many bytes was appended."""
+        self._appended += size
+        if self._limit and self._appended > self._limit * STEP:
+            self._looked_at = 0.0
+
     async def tend(self) -> None:
         """Look whether there is room, and delete some of what was signed away.
 
@@ -69,13 +79,14 @@ class Pruning:
         info = await self._connection.stream(self._stream)
         if info is None:
             return
-        self._looked_at = anyio.current_time()
+        self._looked_at, self._appended = anyio.current_time(), 0
         first, last = info.state.first_seq, info.state.last_seq
         if self.removed is not None and await self._delete(first, self.removed):
             self._looked_at = 0.0  # there may be more
             return
-        limit = int(info.config.get("max_bytes") or -1)
-        if limit > 0 and info.state.bytes > limit * FULL and last - first > 1:
+        self._limit = max(0, int(info.config.get("max_bytes") or 0))
+        full = info.state.bytes > self._limit * FULL
+        if self._limit and full and last - first > 1:
             message = await self._connection.leader_at_sequence(
                 self._stream, first + int((last - first) * SHARE)
             )

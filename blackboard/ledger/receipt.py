@@ -16,7 +16,7 @@ from blackboard.ledger.key import is_signed
 from blackboard.ledger.record import statement
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A record of a board's ledger, vouched for by the board's key."""
 
     board: str
@@ -24,6 +24,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     hash: str
     key: str
     signature: str
+    removed: Mark | None = None
+    """Which records had been signed away."""
 
     @property
     def mark(self) -> Mark:
@@ -33,7 +35,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def honest(self) -> bool:
         """Whether the key that it names has signed it."""
-        return is_signed(self.key, statement(self.board, self.mark, None), self.signature)
+        return is_signed(self.key, statement(self.board, self.mark, self.removed), self.signature)
 
 
 def receipt_path(key: Path, board: str) -> Path:

@@ -4,6 +4,9 @@ A stream checks the headers of what it captures, the answerer of direct gets doe
 expects a wrong sequence, repeats a message id or asks for a rollup is answered, and refused by
 `READS_<board>` (tried with eleven headers). Nothing at the broker can be set to prevent that. A
 steward that listens sees each of them; while none is there, such a read leaves no record.
+
+Whatever the header, it is told of: this library sends none with a read, and the broker finds a
+header in blocks in which others do not see it.
 """
 
 import logging
@@ -19,7 +22,6 @@ from blackboard.ledger.streams import reads_subject
 
 logger = logging.getLogger(__name__)
 
-RESERVED = "nats-"
 RETRY_S = 1.0
 
 
@@ -58,15 +60,6 @@ class Tap:
     def _take(self, subject: str, headers: Mapping[str, str]) -> None:
         if not headers:
             return
-        found = [name for name in headers if name.lower().startswith(RESERVED)]
-        if found:
-            agent, stream, what = (*subject.split(".", 6)[4:], "", "")[:3]
-            self._note(
-                Evaded(
-                    agent=agent,
-                    stream=stream,
-                    what=what,
-                    header=found[0],
-                    first=self._now(),
-                )
-            )
+        agent, stream, what = (*subject.split(".", 6)[4:], "", "")[:3]
+        name = next((name for name in headers if name.startswith("Nats-")), next(iter(headers)))
+        self._note(Evaded(agent=agent, stream=stream, what=what, header=name, first=self._now()))

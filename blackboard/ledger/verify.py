@@ -41,7 +41,7 @@ class Verified(msgspec.Struct, kw_only=True):
         dropped: Reads and batches that their streams were allowed to drop.
         gaps: What the chain itself says is missing.
         findings: What is wrong; empty when all is proved.
-        head: The newest record, to be held against the ledger later.
+        checkpoint: The newest signed word in the chain, to be held against the ledger later.
     """
 
     board: str
@@ -57,7 +57,7 @@ class Verified(msgspec.Struct, kw_only=True):
     waiting: int = 0
     gaps: list[str] = []
     findings: list[Finding] = []
-    head: str = ""
+    checkpoint: Receipt | None = None
 
 
 async def verify(
@@ -150,10 +150,10 @@ class _Walk:
         result.checkpoints = links.checkpoints
         result.signed = links.signed
         result.key = links.key
+        result.checkpoint = links.checkpoint
         result.findings = [*links.findings, *result.findings]
         if links.first is not None and links.head is not None:
             result.first, result.last = links.first.n, links.head.n
-            result.head = links.head.hash
         return result
 
     def _note_gaps(self, record: Record) -> None:
