@@ -218,7 +218,7 @@ async def agreement(index: EdgeIndex, memories: Memories, size: int) -> float:
         asked = memories.vectors(8)
         true = {f"{place + 1:032x}" for place in np.argsort(-(every @ asked.bare))[:10]}
         found = await index.search(asked, Where(Filter(before=size + 1), None, NOW), DEPTH)
-        shares.append(len(true & {hit.ref.id for hit in found["bare"][:DEPTH]}) / 10)
+        shares.append(len(true & {hit.candidate.ref.rsplit("/")[-1] for hit in found["bare"]}) / 10)
     return statistics.mean(shares)
 
 

@@ -34,6 +34,7 @@ from blackboard.recall.index import (
     Vectors,
     Where,
 )
+from blackboard.recall.predicate import microseconds
 from blackboard.recall.qdrant import QdrantIndex
 from blackboard.search import CountBy, Filter, Grant, Order
 from blackboard.subjects import Ref
@@ -147,7 +148,7 @@ EXAMPLES = settings(max_examples=30, deadline=None, suppress_health_check=[Healt
 
 
 def keys(found: list[Scored]) -> list[str]:
-    return [str(hit.shows or hit.ref) for hit in found]
+    return [hit.candidate.key for hit in found]
 
 
 @EXAMPLES
@@ -160,17 +161,19 @@ async def test_a_search_finds_the_best_of_what_may_be_found_and_nothing_else(
 
     found = await index.search(asked, where, limit)
 
-    allowed = {one.ref: one for one in shelf.visible(where)}
+    allowed = {str(one.ref): one for one in shelf.visible(where)}
     for part, hits in found.items():
         best = shelf.search(asked, where, part)
         assert len(hits) == min(limit, len(best))
         assert len(set(keys(hits))) == len(hits)
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         for hit in hits:
-            assert (allowed[hit.ref].revision, allowed[hit.ref].shows) == (hit.revision, hit.shows)
-            assert (allowed[hit.ref].stored, allowed[hit.ref].priority) == (
-                hit.stored,
-                hit.priority,
+            one = allowed[hit.candidate.ref]
+            assert hit.candidate.shows == (None if one.shows is None else str(one.shows))
+            assert (hit.candidate.revision, hit.candidate.stored, hit.candidate.priority) == (
+                one.revision,
+                microseconds(one.stored),
+                one.priority,
             )
         if part != "words":
             expected = sorted(best.values(), reverse=True)[:limit]
@@ -295,10 +298,10 @@ async def test_a_thousand_light_memories_of_one_result_are_one_hit(index: Index)
 
     assert [keys(hits).count(str(result)) for hits in found.values()] == [1, 1]
     assert len(found["bare"]) == 10
-    assert found["bare"][0].shows == result
-    shared = {one.ref for one in [*light, *others] if one.access == "shared"}
-    assert {hit.ref for hits in seen.values() for hit in hits} <= shared
-    assert seen["bare"][0].shows == result
+    assert found["bare"][0].candidate.shows == str(result)
+    shared = {str(one.ref) for one in [*light, *others] if one.access == "shared"}
+    assert {hit.candidate.ref for hits in seen.values() for hit in hits} <= shared
+    assert seen["bare"][0].candidate.shows == str(result)
 
 
 async def test_the_rights_are_applied_before_the_limit(index: Index) -> None:
@@ -309,7 +312,7 @@ async def test_the_rights_are_applied_before_the_limit(index: Index) -> None:
 
     found = await index.search(same, Where(Filter(), (Grant("shared"),), NOW), 5)
 
-    assert {hit.ref for hit in found["bare"]} == {one.ref for one in open_}
+    assert {hit.candidate.ref for hit in found["bare"]} == {str(one.ref) for one in open_}
     assert await index.search(same, Where(Filter(), (), NOW), 5) == {
         "bare": [],
         "words": [],

@@ -87,16 +87,36 @@ class Where(msgspec.Struct, frozen=True):
     now: datetime
 
 
+class Candidate(msgspec.Struct, frozen=True, array_like=True):
+    """What the ranking needs of a memory, as an engine hands it over: texts, nothing parsed.
+
+    Attributes:
+        ref: Unpinned.
+        revision: That was taken in.
+        stored: Microseconds since 1970.
+        priority: 0 to 1.
+        shows: See `Entry`.
+        session: Or a digest of it.
+    """
+
+    ref: str
+    revision: int
+    stored: int
+    priority: float
+    shows: str | None = None
+    session: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What it counts as: the result that it shows, or itself."""
+        return self.shows or self.ref
+
+
 class Scored(msgspec.Struct, frozen=True):
     """A candidate of one part of the search, with that part's own score."""
 
-    ref: Ref
-    revision: int
+    candidate: Candidate
     score: float
-    stored: datetime
-    priority: float
-    shows: Ref | None = None
-    session: str | None = None
 
 
 class Row(msgspec.Struct, frozen=True):

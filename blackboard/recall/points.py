@@ -16,9 +16,9 @@ import numpy as np
 from blackboard.errors import InvalidError
 from blackboard.recall.index import (
     BrokenIndexError,
+    Candidate,
     Entry,
     MismatchError,
-    Scored,
     Signature,
     Vectors,
 )
@@ -59,22 +59,6 @@ SCORED = [CANDIDATE]
 BARE = "bare"
 WORDS = "words"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Candidate(msgspec.Struct, frozen=True, array_like=True):
-    """What ranking needs of a memory; see `Entry`."""
-
-    ref: str
-    revision: int
-    stored: int
-    priority: float
-    shows: str | None = None
-    session: str | None = None
-
-    @property
-    def key(self) -> str:
-        """What it counts as: the result that it shows, or itself."""
-        return self.shows or self.ref
 
 
 _read_candidate = msgspec.json.Decoder(Candidate).decode
@@ -168,19 +152,6 @@ def _candidate(fields: Payload, entry: Entry) -> str:
         None if entry.session is None else kept(entry.session),
     )
     return msgspec.json.encode(seen).decode()
-
-
-def scored(found: Candidate, score: float) -> Scored:
-    """A candidate with its score."""
-    return Scored(
-        ref=ref(found.ref),
-        revision=found.revision,
-        score=score,
-        stored=moment(found.stored),
-        priority=found.priority,
-        shows=None if found.shows is None else ref(found.shows),
-        session=found.session,
-    )
 
 
 def check(vectors: Vectors, signature: Signature) -> None:
