@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -25,6 +26,7 @@ from blackboard.recall import points
 from blackboard.recall.edge import EdgeIndex
 from blackboard.recall.index import (
     BrokenIndexError,
+    Company,
     Entry,
     Index,
     MismatchError,
@@ -358,29 +360,52 @@ async def test_what_expires_is_not_found_and_is_listed_for_removal(index: Index)
     assert await index.expired(NOW - timedelta(1), 9) == []
 
 
-async def test_the_newest_of_a_session_keeps_label_and_data_subject_apart(index: Index) -> None:
-    def company(number: int, **other: Any) -> Entry:
-        same: dict[str, Any] = {"session": "s1", "access": "shared", "user": None, "expires": None}
-        return entry(number, None, **(same | other))
+async def test_the_newest_of_a_company_is_of_nobody_else(index: Index) -> None:
+    usual = Company("s1", "shared", "docs.a")
+
+    def one(number: int, **other: Any) -> Entry:
+        ref = Ref("alice", other.pop("topic", "docs.a"), f"{number:032x}")
+        same: dict[str, Any] = {"session": "s1", "access": "shared", "user": None, "shows": None}
+        return entry(number, None, ref=ref, expires=None, **(same | other))
 
     await index.apply(
         [
-            company(1),
-            company(2, user="customer-1"),
-            company(3, access="pii"),
-            company(4, session="s2"),
+            one(1),
+            one(2, user="customer-1"),
+            one(3, access="pii"),
+            one(4, session="s2"),
+            one(5, topic="docs.a.b"),
+            one(6, shows=made.RESULTS[0]),
         ],
         [],
-        4,
+        6,
     )
 
-    first = await index.newest("s1", "shared", None, 4)
+    first = await index.newest(usual, 9)
     assert first is not None
-    assert (first, first.revision) == (company(1).ref.pinned(1), 1)
-    assert await index.newest("s1", "shared", None, 1) is None
-    other = await index.newest("s1", "shared", "customer-1", 9)
+    assert (first, first.revision) == (one(1).ref.pinned(1), 1)
+    assert await index.newest(usual, 1) is None
+    other = await index.newest(Company("s1", "shared", "docs.a", "customer-1"), 9)
     assert other is not None
     assert other.revision == 2
+
+
+async def test_who_borrowed_words_is_known(index: Index) -> None:
+    lender, other = entry(1, borrowed=()), entry(2, borrowed=())
+    first = entry(3, borrowed=(lender.ref, other.ref))
+    second = entry(4, borrowed=(first.ref, lender.ref))
+    await index.apply([lender, other, first, second], [], 4)
+
+    found = await index.borrowers([lender.ref])
+    assert {(ref, ref.revision) for ref in found} == {
+        (first.ref.pinned(3), 3),
+        (second.ref.pinned(4), 4),
+    }
+    assert await index.borrowers([other.ref.pinned(7)]) == [first.ref.pinned(3)]
+    assert await index.borrowers([second.ref]) == []
+    assert await index.borrowers([]) == []
+    await index.apply([msgspec.structs.replace(second, borrowed=(first.ref,))], [lender.ref], 5)
+    assert await index.borrowers([lender.ref]) == [first.ref.pinned(3)]
 
 
 async def test_vectors_that_would_be_stored_and_never_found_are_refused(index: Index) -> None:
@@ -493,12 +518,13 @@ def test_points_of_this_format_look_like_this() -> None:
         expires=NOW,
         sources=(Ref("bob", "docs.a", "1" * 32),),
         shows=Ref("*", "once.sum", "k1"),
+        borrowed=(Ref("bob", "docs.a", "2" * 32),),
         text="a summary",
     )
     stamp = 1_777_636_800_000_000
     named = f"bob/docs.a/{'0' * 32}"
 
-    assert points.FORMAT == 2
+    assert points.FORMAT == 3
     assert points.payload(full) == {
         "ref": named,
         "revision": 7,
@@ -517,6 +543,7 @@ def test_points_of_this_format_look_like_this() -> None:
         "expires": stamp,
         "sources": [f"bob/docs.a/{'1' * 32}"],
         "shows": "*/once.sum/k1",
+        "borrowed": [f"bob/docs.a/{'2' * 32}"],
         "text": "a summary",
         "candidate": f'["{named}",7,{stamp},0.5,"*/once.sum/k1","s1"]',
     }

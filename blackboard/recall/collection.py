@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from blackboard.recall import points, predicate
-from blackboard.recall.index import Entry, Row, Scored, Signature, Sparse, Vectors, Where
+from blackboard.recall.index import Company, Entry, Row, Scored, Signature, Sparse, Vectors, Where
 from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf
 from blackboard.recall.weights import FloatArray
 from blackboard.search import CountBy, Order
@@ -166,18 +166,29 @@ class Collection(ABC):
             counts[what] = _named(values) if what == "tag" else values
         return await self._count(condition), counts
 
-    async def newest(self, session: str, access: str, user: str | None, before: int) -> Ref | None:
+    async def newest(self, company: Company, before: int) -> Ref | None:
         """The last memory before a revision, of its company; see `Index.newest`."""
+        user = company.user
         condition = All(
             (
-                OneOf("session", (predicate.kept(session),)),
-                OneOf("access", (access,)),
+                OneOf("session", (predicate.kept(company.session),)),
+                OneOf("access", (company.access,)),
+                OneOf("topic", (company.topic,)),
                 Empty("user") if user is None else OneOf("user", (predicate.kept(user),)),
+                Empty("shows"),
                 Between("revision", lt=before),
             )
         )
         found = await self._scroll(condition, 1, Sort("revision", descending=True), _ROW)
         return _pinned(found[0]) if found else None
+
+    async def borrowers(self, refs: Sequence[Ref]) -> list[Ref]:
+        """The memories that borrowed words of these; see `Index.borrowers`."""
+        if not refs:
+            return []
+        condition = All((OneOf("borrowed", tuple(str(ref.unpinned) for ref in refs)),))
+        found = await self._scroll(condition, MAX_FETCH, None, _ROW)
+        return [_pinned(point) for point in found]
 
     async def vectors(self, ref: Ref) -> Vectors | None:
         """The vectors of a memory; None when it is not there."""

@@ -26,7 +26,7 @@ from blackboard.recall.predicate import kept, microseconds, places, tag, untag
 from blackboard.recall.weights import FloatArray
 from blackboard.subjects import BB_NAMESPACE, Ref
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Counted up when the same memory would give another point, or an engine keep it in another way: an
 index of another format is built anew."""
 Kind = Literal["keyword", "integer", "float"]
@@ -43,6 +43,7 @@ FIELDS: Final[dict[str, Kind]] = {
     "tags": "keyword",
     "sources": "keyword",
     "shows": "keyword",
+    "borrowed": "keyword",
     "depth": "integer",
     "revision": "integer",
     "stored": "integer",
@@ -103,6 +104,8 @@ def payload(entry: Entry) -> Payload:
         fields["sources"] = [str(source.unpinned) for source in entry.sources]
     if entry.shows is not None:
         fields["shows"] = str(entry.shows.unpinned)
+    if entry.borrowed:
+        fields["borrowed"] = [str(before.unpinned) for before in entry.borrowed]
     if entry.text is not None:
         fields["text"] = entry.text
     return fields
@@ -126,6 +129,7 @@ def entry(fields: Mapping[str, Any], vectors: Vectors) -> Entry:
         expires=None if expires is None else moment(expires),
         sources=tuple(ref(source) for source in fields.get("sources", ())),
         shows=None if shows is None else ref(shows),
+        borrowed=tuple(ref(before) for before in fields.get("borrowed", ())),
         text=fields.get("text"),
         vectors=vectors,
     )
