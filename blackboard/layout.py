@@ -189,7 +189,8 @@ async def secure_board(connection: Connection, board: str) -> None:
     limits = Limits(replicas=replicas)
     for stream in ledger_streams(board, limits):
         await connection.create_stream(stream)
-    for stream in streams_of(board, limits, connection.prefix):
+    streams = streams_of(board, limits, connection.prefix)
+    for stream in (*streams, access_stream(limits, connection.prefix)):
         info = await connection.stream(stream.name)
         if info is None or not stream.subjects:
             continue

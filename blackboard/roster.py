@@ -34,15 +34,19 @@ class Roster:
         self._rights: dict[str, Rights] = {}
         self._read = False
         self._changed = anyio.Event()
+        self.version = 0
+        """Grows with every change."""
 
     @property
     def all(self) -> Mapping[str, Rights]:
         """The rights of every agent, by name; empty until the policy was read."""
         return self._rights
 
-    async def change(self) -> None:
-        """Wait until rights are read, or read again, or changed."""
-        await self._changed.wait()
+    async def change(self, seen: int) -> int:
+        """Wait until rights were read or changed since a version, and give the version now."""
+        while self.version == seen:
+            await self._changed.wait()
+        return self.version
 
     @property
     def enforced(self) -> bool:
@@ -76,6 +80,7 @@ class Roster:
                 self._tell()
 
     def _tell(self) -> None:
+        self.version += 1
         self._changed.set()
         self._changed = anyio.Event()
 

@@ -1,379 +1,132 @@
-"""A real broker with credentials and a steward: what an attacker meets, and an honest agent uses.
+"""A real server under an access policy: the compiled accounts, the credentials, and connections."""
 
-Everything an agent may do is compiled from its rights, as `blackboard access apply` does it; here
-for the rights that a test names.
-"""
-
-import json
 import os
-import secrets
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import nats
-import nkeys
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from blackboard import Blackboard
-from blackboard.access import filters
-from blackboard.access.identity import PREFIX, Identity, rights_subject
-from blackboard.access.rights import Grant, Rights
-from blackboard.codec import encode_record
-from blackboard.jetstream import Connection, Outgoing, Stream
-from blackboard.layout import access_stream, create_board
-from blackboard.session import open_session
-from blackboard.settings import Limits, Settings
+from blackboard.access import Policy
+from blackboard.access.broker import configuration
+from blackboard.access.identity import PREFIX, Identity, read_subject
+from blackboard.access.keys import SERVICES, Keyring, Keys
 from tests.servers import Server
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
-SERVICES = ("cli", "steward", "recall")
-PROBE = "probe"
-EVERYTHING = (Grant(),)
-HEAD = "-----BEGIN USER NKEY SEED-----"
-START_S = 20.0
 
-
-def agent(
-    name: str,
-    *,
-    read: Sequence[Grant] = (),
-    write: Sequence[Grant] = (),
-    handlers: Sequence[str] = (),
-    board: str = "main",
-) -> Rights:
-    """Rights of one agent, for `Secured`."""
-    return Rights(
-        board=board, agent=name, read=tuple(read), write=tuple(write), handlers=tuple(handlers)
-    )
-
-
-class Secured(Server):
-    """A server with credentials, its boards, and a steward process.
+class Secured:
+    """A server that knows the agents of a policy.
 
     Args:
-        directory: For everything.
-        rights: The agents, each with what it may do.
-        mappings: More account mappings, for a broker that is set up badly.
-        boards: Made at the start; None takes those of the agents.
-        options: As for `Server`.
+        directory: Holds the server and the credentials.
+        start: Starts a server in a folder of that directory, with options of `Server`.
+        policy: The text of the policy.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        rights: Sequence[Rights],
-        *,
-        mappings: dict[str, str] | None = None,
-        boards: Sequence[str] | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(directory, **options)
-        self.credentials = directory / "credentials"
-        self.boards = tuple(boards or sorted({one.board for one in rights}))
-        self.rights = {(one.board, one.agent): one for one in (*self._probes(), *rights)}
-        self.mappings = mappings or {}
-        self.stewards: list[subprocess.Popen[bytes]] = []
-        self.steward_log = directory / "steward.log"
-        self._keys: dict[Path, str] = {}
-        self._confirmed = 0
+    def __init__(self, directory: Path, start: Callable[..., Server], policy: str) -> None:
+        self._accounts = directory / "accounts.conf"
+        self.keyring = Keyring(directory / "credentials")
+        self.keys = self._compile(policy)
+        self.server = start(extra=f"include '../{self._accounts.name}'")
 
-    def _probes(self) -> list[Rights]:
-        own = (Grant(PROBE, ">"),)
-        return [agent(PROBE, read=own, write=own, board=board) for board in self.boards]
+    @property
+    def url(self) -> str:
+        return self.server.url
 
-    # The server
+    async def apply(self, policy: str) -> None:
+        """Put another policy in force, and wait until it is."""
+        before = self.server.log.read_text().count("Reloaded server configuration")
+        self.keys = self._compile(policy)
+        os.kill(self.server.pid, signal.SIGHUP)
+        await wait_until(
+            lambda: self.server.log.read_text().count("Reloaded server configuration") > before,
+            "the broker has taken the policy",
+        )
 
-    def _config(self, ports: tuple[int, int], name: str) -> str:
-        return super()._config(ports, name) + self._accounts()
-
-    def _accounts(self) -> str:
-        users = [self._user(self.credential(service)) for service in SERVICES]
-        for (board, name), rights in self.rights.items():
-            users.append(self._user(self.credential(name, board), permissions(rights)))
-        mappings = {"bbread.*.*.>": "$JS.API.DIRECT.GET.>", **self.mappings}
-        return f"""
-            accounts {{
-              BB {{
-                jetstream: enabled
-                mappings: {json.dumps(mappings)}
-                users: {json.dumps(users)}
-                exports: [ {{service: "bbread.>"}} ]
-                imports: [ {{service: {{account: BB, subject: "bbread.>"}}, to: "{PREFIX}rd.>"}} ]
-              }}
-              SYS {{ }}
-            }}
-            system_account: SYS
-        """
-
-    def _user(self, path: Path, allowed: dict[str, Any] | None = None) -> dict[str, Any]:
-        if path not in self._keys:
-            seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{HEAD}\n{seed.decode()}\n{HEAD.replace('BEGIN', 'END')}\n")
-            self._keys[path] = nkeys.from_seed(seed).public_key.decode()
-        user: dict[str, Any] = {"nkey": self._keys[path]}
-        return user if allowed is None else {**user, "permissions": allowed}
-
-    def credential(self, name: str, board: str = "main") -> Path:
-        """The credential file of an agent or service."""
-        return self.credentials / (f"{name}.nk" if name in SERVICES else f"{board}/{name}.nk")
-
-    def identity(self, name: str, board: str = "main") -> Identity:
-        return Identity.read(self.credential(name, board), board, name)
-
-    def reload(self) -> None:
-        """Have the running server read its configuration again."""
-        config = self.directory / "nats-server.conf"
-        config.write_text(self._config(self._known_ports(), json_name(config)))
-        done = self.log.read_text().count("Reloaded server configuration")
-        os.kill(self.pid, signal.SIGHUP)
-        deadline = time.monotonic() + START_S
-        while self.log.read_text().count("Reloaded server configuration") == done:
-            assert time.monotonic() < deadline, self.log.read_text()[-2000:]
-            time.sleep(0.005)
-
-    # What an operator does
+    def identity(self, agent: str, board: str = "main") -> Identity:
+        path = self.keyring.path(agent, None if agent in SERVICES else board)
+        return Identity.read(path, board, agent)
 
     @asynccontextmanager
-    async def operator(self) -> AsyncGenerator[Connection]:
-        async with Connection.open(self.url, identity=self.identity("cli")) as connection:
-            yield connection
-
-    async def lay(self) -> None:
-        """Make the boards, and say who may do what."""
-        async with self.operator() as operator:
-            await operator.create_stream(access_stream(Limits(), operator.prefix))
-            for board in self.boards:
-                await create_board(operator, board, Limits())
-                await operator.create_stream(reads_stream(board, operator.prefix))
-            for rights in self.rights.values():
-                await _tell(operator, rights)
-
-    async def grant(self, rights: Rights) -> None:
-        """Change what an agent may do: the broker first, then everybody who asks."""
-        self.rights[rights.board, rights.agent] = rights
-        self.reload()
-        async with self.operator() as operator:
-            await _tell(operator, rights)
-
-    async def revoke(self, name: str, board: str = "main") -> None:
-        """Take an agent out of the policy."""
-        del self.rights[board, name]
-        self.reload()
-        async with self.operator() as operator:
-            await operator.publish(Outgoing(rights_subject(board, name), b""))
-
-    # The steward
-
-    def start_steward(self) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("BLACKBOARD")}
-        with self.steward_log.open("ab") as log:
-            steward = subprocess.Popen(
-                [sys.executable, "-P", "-m", "blackboard.steward"],
-                env={
-                    **inherited,
-                    "PYTHONPATH": path,
-                    "BLACKBOARD_URL": self.url,
-                    "BLACKBOARD_CREDENTIALS": str(self.credentials),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        self.stewards.append(steward)
-        return steward
-
-    def end_stewards(self) -> None:
-        for steward in self.stewards:
-            steward.kill()
-            steward.wait()
-        self.stewards.clear()
-
-    async def serving(self) -> None:
-        """Wait until the steward answers on every board."""
-        for board in self.boards:
-            name = next(one.agent for one in self.rights.values() if one.board == board)
-            async with self.raw(name, board) as raw:
-
-                async def answers(raw: Raw = raw) -> bool:
-                    answer = await raw.gate("STREAM.NAMES")
-                    return answer is not None and answer.get("total") == 1
-
-                await wait_until(answers, f"the steward serves {name}@{board}", START_S)
-
-    # Those who use it
-
-    @asynccontextmanager
-    async def board(self, name: str, board: str = "main") -> AsyncGenerator[Blackboard]:
-        """A board through the library, with the agent's own credential."""
-        settings = Settings(url=self.url, credentials=self.credentials)
-        async with open_session(settings, board, name, limits=Limits(), create=False) as session:
-            yield Blackboard(session, session.desk(board, name))
-
-    @asynccontextmanager
-    async def raw(self, name: str, board: str = "main") -> AsyncGenerator["Raw"]:
-        """A plain client with a stolen credential."""
-        client = Raw(self.identity(name, board))
-        await client.connect(self.url)
+    async def client(
+        self, agent: str, board: str = "main", **options: Any
+    ) -> AsyncGenerator["Raw"]:
+        """A raw client with somebody's credential, for what the library would not do."""
+        identity = self.identity(agent, board)
+        raw = Raw()
+        client = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
+            self.url,
+            nkeys_seed_str=identity.seed,
+            inbox_prefix=identity.inbox,
+            error_cb=raw.failed,
+            disconnected_cb=raw.lost,
+            **options,
+        )
+        raw.client = client
         try:
-            yield client
+            yield raw
         finally:
             await client.close()
 
+    def _compile(self, text: str) -> Keys:
+        policy = Policy.parse(text)
+        keys = self.keyring.ensure(policy.agents())
+        self._accounts.write_text(configuration(policy, keys))
+        return keys
+
 
 class Raw:
-    """A plain nats-py client that holds somebody's credential and keeps to no rule of ours.
+    """A raw client, and what the broker told it."""
 
-    Attributes:
-        client: The client.
-        refused: Subjects that the broker did not let it publish or subscribe to, in lower case.
-    """
+    client: Client
 
-    def __init__(self, identity: Identity) -> None:
-        self.identity = identity
-        self.client = Client()
-        self.refused: list[str] = []
-        self._received: dict[str, list[Msg]] = {}
+    def __init__(self) -> None:
+        self.denied: list[str] = []
+        self.losses = 0
 
-    @property
-    def me(self) -> str:
-        return self.identity.agent
+    async def failed(self, error: Exception) -> None:
+        self.denied.append(str(error))
 
-    @property
-    def home(self) -> str:
-        return self.identity.board
+    async def lost(self) -> None:
+        self.losses += 1
 
-    async def connect(self, url: str) -> None:
-        async def failed(error: Exception) -> None:
-            self.refused.append(str(error))
-
-        await self.client.connect(
-            url,
-            nkeys_seed_str=self.identity.seed,
-            inbox_prefix=self.identity.inbox,
-            error_cb=failed,
-            max_reconnect_attempts=3,
-        )
-
-    async def close(self) -> None:
-        await self.client.close()
-
-    async def flush(self) -> None:
-        """Wait until the broker has dealt with everything that was sent."""
-        await self.client.flush(timeout=5)
-
-    async def publish(
-        self, subject: str, body: bytes = b"", *, reply: str = "", **headers: str
-    ) -> bool:
-        """Publish; whether the broker took it."""
-        before = len(self.refused)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        await self.client.publish(subject, body, reply=reply, headers=named or None)
-        await self.flush()
-        return len(self.refused) == before
-
-    async def ask(
-        self, subject: str, body: bytes | object = b"", *, timeout: float = 2, **headers: str
-    ) -> Msg | None:
-        """Request; None when the broker refuses it, nobody is there, or nobody answers."""
+    async def ask(self, subject: str, body: bytes = b"", headers: Any = None) -> Msg | None:
+        """The answer to a request; None when the broker refused it, or nobody serves it."""
+        denied = len(self.denied)
         inbox = self.client.new_inbox()
-        subscription = await self.client.subscribe(inbox)
-        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        answers = await self.client.subscribe(inbox)  # pyright: ignore[reportUnknownMemberType]
+        await self.client.publish(subject, body, reply=inbox, headers=headers)
+        await self.settle()
+        if len(self.denied) > denied:
+            return None
         try:
-            if not await self.publish(subject, data, reply=inbox, **headers):
-                return None
-            msg = await subscription.next_msg(timeout=timeout)
-        except (nats.errors.Error, TimeoutError):
-            return None
+            answer = await answers.next_msg(timeout=2)
+        except nats.errors.TimeoutError:
+            return None  # the stream of reads listens in, so nobody is told that nobody answers
         finally:
-            await subscription.unsubscribe()
-        status = (msg.headers or {}).get("Status")
-        return None if status == "503" else msg
+            await answers.unsubscribe()
+        status = (answer.headers or {}).get("Status")
+        return None if status == "503" else answer
 
-    async def gate(self, verb: str, body: object = None) -> dict[str, Any] | None:
-        """Ask the steward as an agent does; None without an answer."""
-        request = {"verb": verb} if body is None else {"verb": verb, "body": body}
-        msg = await self.ask(f"svc.{self.home}.api.{self.me}", request, timeout=6)
-        if msg is None:
+    async def settle(self) -> None:
+        """Wait until the broker has looked at all that was sent, and said what it refuses."""
+        for _ in range(2):  # the client sends its ping ahead of what it still has to send
+            await self.client.flush()
+
+    async def reads(self, agent: str, subject: str, board: str = "main") -> bytes | None:
+        """What a direct get in the name of an agent gives; None for nothing."""
+        answer = await self.ask(read_subject(board, agent, f"MEM_{board}", subject))
+        if answer is None or (answer.headers or {}).get("Status") == "404":
             return None
-        code = (msg.headers or {}).get("Nats-Service-Error-Code")
-        if code is not None:
-            return {"code": int(code), "text": msg.data.decode()}
-        return msgspec.json.decode(msg.data)
+        return answer.data
 
-    async def get(self, subject: str, stream: str | None = None, body: bytes = b"") -> Msg | None:
-        """A direct get where an agent may make one; None when it is refused or finds nothing."""
-        stream = stream or f"MEM_{self.home}"
-        msg = await self.ask(f"{PREFIX}rd.{self.home}.{self.me}.{stream}.{subject}", body)
-        return None if msg is None or "Status" in (msg.headers or {}) else msg
-
-
-def json_name(config: Path) -> str:
-    """The server's name, from the configuration that it runs with."""
-    for line in config.read_text().splitlines():
-        if line.strip().startswith("server_name:"):
-            return line.split(":", 1)[1].strip()
-    raise AssertionError("no server name")
-
-
-def permissions(rights: Rights) -> dict[str, Any]:
-    """What the broker lets an agent do."""
-    board, name = rights.board, rights.agent
-    writes = {grant.access for grant in rights.write}
-    labels = writes | {grant.access for grant in rights.read}
-    publish = [
-        *filters.own(rights),
-        *(f"blob.{board}.{label}.{name}.>" for label in writes),
-        *(f"claim.{board}.{label}.{name}.>" for label in {*writes, "shared"}),
-        f"audit.{board}.{name}",
-        f"spans.{board}.{name}",
-        f"dead.{board}.{name}.>",
-        f"$KV.agents_{board}.{name}.>",
-        *(
-            f"rd.{board}.{name}.MEM_{board}.{one}"
-            for one in (*filters.reads(rights), *filters.own(rights), *filters.claims(rights))
-        ),
-        f"rd.{board}.{name}.ACCESS.access.{board}.{name}",
-    ]
-    publish = [PREFIX + subject for subject in publish]
-    hints = [f"hint.{board}.{label}.*" for label in labels]
-    publish += [*hints, f"svc.{board}.*.{name}", "$JS.FC.>"]
-    for handler in rights.handlers:
-        for stream in (f"MEM_{board}", f"DEAD_{board}"):
-            consumer = f"{stream}.{name}--{handler}"
-            publish += [f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", f"$JS.ACK.{consumer}.>"]
-    return {
-        "publish": {"allow": sorted(set(publish))},
-        "subscribe": {"allow": [f"_INBOX.{board}.{name}.>", *hints]},
-    }
-
-
-def reads_stream(board: str, prefix: str) -> Stream:
-    """Where the broker notes who read what."""
-    return Stream(
-        name=f"READS_{board}",
-        subjects=(f"rd.{board}.>",),
-        max_bytes=1 << 26,
-        discard="old",
-        prefix=prefix,
-        unanswered=True,
-    )
-
-
-async def _tell(operator: Connection, rights: Rights) -> None:
-    await operator.publish(
-        Outgoing(rights_subject(rights.board, rights.agent), encode_record(rights))
-    )
-
-
-Start = Callable[..., Secured]
+    async def stores(self, subject: str, body: bytes = b"{}", headers: Any = None) -> bool:
+        """Whether a stream stored what was published."""
+        answer = await self.ask(f"{PREFIX}{subject}", body, headers)
+        return answer is not None and b'"seq"' in answer.data

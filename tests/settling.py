@@ -41,7 +41,8 @@ async def stored(board: Blackboard, pattern: str, count: int) -> bool:
     """Whether so many memories or revisions lie under a subject's tail; False without a broker."""
     try:
         subject = f"mem.{board.name}.*.*.{pattern}"
-        info = await board.log.connection.stream(board.log.stream, subjects=subject)
+        connection = overseer(board).log.connection
+        info = await connection.stream(board.log.stream, subjects=subject)
     except UnavailableError:
         return False
     return info is not None and sum(info.state.subjects.values()) >= count

@@ -16,7 +16,7 @@ from blackboard.errors import SettingsError
 from blackboard.jetstream import Connection
 from blackboard.layout import create_board
 from blackboard.settings import Limits
-from tests.policed import Raw, Secured
+from tests.secured import Raw, Secured
 from tests.servers import Server, find_binary
 from tests.waiting import wait_until
 

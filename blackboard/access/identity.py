@@ -24,6 +24,8 @@ SERVICES = frozenset({"cli", "steward", "recall", "consolidator"})
 """Names that no agent may have: they speak to JetStream themselves, on every board."""
 ACCOUNT = "BB"
 """The broker's account in which boards and agents are."""
+PROBE = "probe"
+"""The agent, and the label, that forgeries are tried with."""
 SYSTEM = "system"
 """The name of the credential for the broker's system account."""
 
@@ -71,7 +73,8 @@ class Identity:
         """
         if not path.is_dir():
             return cls.read(path, board, agent)
-        file = path / (f"{agent}.nk" if agent in SERVICES else f"{board}/{agent}.nk")
+        alone = agent in SERVICES or agent in (PROBE, SYSTEM)
+        file = path / (f"{agent}.nk" if alone else f"{board}/{agent}.nk")
         if not file.exists():
             raise SettingsError(
                 f"{str(path)!r} has no credential for agent {agent!r} on board {board!r}; "
@@ -118,6 +121,14 @@ def owner_of(path: Path) -> tuple[str, str | None] | None:
     except (OSError, UnicodeDecodeError):
         return None
     return None if owner is None else (owner.group(1), owner.group(2))
+
+
+def beside(credentials: Path | None, service: str) -> Path | None:
+    """Where the credential of a service lies, given another's, or the directory of all."""
+    if credentials is None:
+        return None
+    directory = credentials if credentials.is_dir() else credentials.parent
+    return directory / f"{service}.nk"
 
 
 def inbox_of(subject: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from blackboard.access.identity import SERVICES
+from blackboard.access.identity import PROBE, SERVICES
 from blackboard.access.patterns import meet, within
 from blackboard.errors import DeniedError
 from blackboard.messages import Memory
@@ -22,10 +22,8 @@ from blackboard.subjects import ONCE, Pattern
 ANY = "*"
 """Every label."""
 ONCE_TOPICS = f"{ONCE}.>"
-PROBE = "probe"
-"""The agent, and the label, that forgeries are tried with."""
 RESERVED = SERVICES | {"operator", PROBE}
-"""Names that no agent and no board of a policy may have."""
+"""Names that no agent of a policy may have."""
 
 
 class Grant(msgspec.Struct, frozen=True, omit_defaults=True):

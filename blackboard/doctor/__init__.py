@@ -5,6 +5,7 @@ to be unknown instead of taken for granted; with the address of the broker's mon
 """
 
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 
 from blackboard.board import Blackboard
 from blackboard.doctor import broker, contents, index, layout, monitoring
@@ -66,6 +67,8 @@ async def _looks(session: Session, agent: str, monitors: Sequence[str]) -> Async
         return
     yield await broker.distance(connection)
     yield await broker.identity(connection, settings.board)
+    if connection.identity is not None:
+        yield await broker.forgeries(connection, _credentials(settings), settings.board)
     if settings.url is None and not monitors:
         endpoint = read_endpoint(settings.data_dir)
         monitors = [] if endpoint is None else [endpoint.monitor]
@@ -84,6 +87,13 @@ async def _looks(session: Session, agent: str, monitors: Sequence[str]) -> Async
     async for check in contents.checks(board):
         yield check
     yield await index.check(board)
+
+
+def _credentials(settings: Settings) -> Path | None:
+    if settings.url is not None:
+        return settings.credentials
+    endpoint = read_endpoint(settings.data_dir)
+    return None if endpoint is None else endpoint.credentials
 
 
 def _copies(memory: StreamInfo | None) -> int:

@@ -7,13 +7,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from blackboard.clock import now
 from blackboard.doctor.check import FULL, Check, gib
-from blackboard.errors import BlackboardError
+from blackboard.errors import BlackboardError, SettingsError
+from blackboard.forgery import described, probe_of, try_forgeries
 from blackboard.jetstream import BrokerError, Connection
 from blackboard.settings import Limits, Settings
 from blackboard.subjects import memory_stream, subject_matches
@@ -138,6 +140,21 @@ async def identity(connection: Connection, board: str) -> Check:
         return Check("identity", "warn", text, do)
     text = f"this client is {user.user!r}, and the broker lets it write as no other agent"
     return Check("identity", "ok", text)
+
+
+async def forgeries(connection: Connection, credentials: Path | None, board: str) -> Check:
+    """Whether the broker can be made to store a message under somebody else's name; tried."""
+    try:
+        forged = await try_forgeries(connection, probe_of(credentials, board), board)
+    except SettingsError as error:
+        text, _, do = str(error).partition("; ")
+        return Check("forgeries", "unknown", text, do)
+    except BlackboardError as error:
+        return Check("forgeries", "unknown", f"could not be tried: {error}")
+    if forged:
+        text, _, do = described(forged).partition(". ")
+        return Check("forgeries", "fail", text, do)
+    return Check("forgeries", "ok", "none of those that were tried was stored")
 
 
 def _may_publish(permissions: _Permissions | None, subject: str) -> bool:

@@ -256,14 +256,19 @@ class Connection(Api):
         except (nats.errors.Error, OSError) as error:
             raise broken(error, len(message.data)) from error
 
-    async def notify(self, subject: str, data: bytes = b"") -> None:
+    async def notify(self, subject: str, data: bytes = b"", *, reply: str = "") -> None:
         """Send a core message: nobody stores it, and it may be lost.
+
+        Args:
+            subject: Where to.
+            data: The body.
+            reply: Where an answer shall go, which is not waited for.
 
         Raises:
             UnavailableError: The connection is closed.
         """
         try:
-            await self.client.publish(subject, data)
+            await self.client.publish(subject, data, reply=reply)
         except (nats.errors.Error, OSError) as error:
             raise broken(error, len(data)) from error
 

@@ -7,6 +7,7 @@ to it: the steward, who knows the policy, is asked instead, in the same words.
 """
 
 import logging
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import anyio
 import msgspec
+from nats.aio.msg import Msg
 
 from blackboard.access import filters
 from blackboard.access.identity import (
@@ -44,7 +46,12 @@ logger = logging.getLogger(__name__)
 
 FRESH_S = 1.0
 """Rights that were read so recently are not read again before something is refused."""
-DENIED, ABSENT = 403, 404
+PATIENCE_S = 2.0
+"""How long a steward may be away before that is an error: it reconnects like everybody else."""
+RETRY_S = 0.1
+MAX_ASKED = 32
+"""Requests to the steward at once; it refuses an agent that has too many."""
+DENIED, BUSY = 403, 429
 Get = Callable[[], Awaitable[Message | None]]
 NOBODY = (
     "no steward answers for board {board!r}, and agents with limited rights cannot do this without "
@@ -91,6 +98,7 @@ class Restricted(Connection):
         self._reach = _Reach()
         self._known_at = 0.0
         self._learning = anyio.Lock()
+        self._asking = anyio.CapacityLimiter(MAX_ASKED)
 
     async def rights(self, *, newer_than: float = 0.0) -> Rights:
         """What this agent may do, as the policy in force says.
@@ -124,10 +132,15 @@ class Restricted(Connection):
     async def check_write(self, access: str, topic: str) -> None:
         """Refuse a write that the broker would refuse, and say which right is missing.
 
+        Where the rights cannot be read now, it is the broker that refuses.
+
         Raises:
             DeniedError: There is no such right.
         """
-        rights = await self.rights()
+        try:
+            rights = await self.rights()
+        except UnavailableError:
+            return
         if not rights.may_write(access, topic):
             (await self._anew()).check_write(access, topic)
 
@@ -162,11 +175,7 @@ class Restricted(Connection):
         return answer
 
     async def _ask(self, verb: str, body: object) -> bytes:
-        subject = service_subject(self.board, "api", self.agent)
-        try:
-            answer = await self.request(subject, encode_record(ApiRequest(verb, _fields(body))))
-        except NoStreamError as error:
-            raise UnavailableError(NOBODY.format(board=self.board)) from error
+        answer = await self._answer(encode_record(ApiRequest(verb, _fields(body))))
         refused = refusal(answer.headers, answer.data)
         if refused is None:
             return answer.data
@@ -176,6 +185,28 @@ class Restricted(Connection):
         if code == 400:
             raise InvalidError(text)
         raise UnavailableError(text)
+
+    async def _answer(self, body: bytes) -> Msg:
+        """What the steward answers; one that is just coming back is waited for.
+
+        Raises:
+            UnavailableError: There is none, or no answer in time.
+        """
+        subject = service_subject(self.board, "api", self.agent)
+        patient_until = anyio.current_time() + PATIENCE_S
+        async with self._asking:
+            while True:
+                try:
+                    answer = await self.request(subject, body)
+                except NoStreamError as error:
+                    if anyio.current_time() > patient_until:
+                        raise UnavailableError(NOBODY.format(board=self.board)) from error
+                else:
+                    # Other processes of this agent ask too much; at some time that is an error.
+                    busy = (refusal(answer.headers, answer.data) or (0,))[0] == BUSY
+                    if not busy or anyio.current_time() > patient_until:
+                        return answer
+                await anyio.sleep(RETRY_S * random.uniform(0.5, 1.5))
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """Read the newest message that a filter selects and this agent may read, or None.
@@ -231,7 +262,9 @@ class Restricted(Connection):
         return await self._served(f"DIRECT.GET.{stream}", body)
 
     async def _served(self, verb: str, body: object) -> list[Message]:
-        answer = decode_record(await self._ask(verb, body), ServedMessages)
+        served = await self._ask(verb, body)
+        self.check_answer(served, verb)
+        answer = decode_record(served, ServedMessages)
         return [
             Message(one.subject, one.headers, one.data, one.sequence, one.stored)
             for one in answer.messages

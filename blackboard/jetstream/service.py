@@ -3,8 +3,13 @@
 Answers go to inboxes only: a reply subject is chosen by whoever asks and checked by nobody, so an
 answer sent anywhere else could be made into a message of a stream. No header of a request is copied
 into its answer, for the same reason.
+
+What does not ask for an answer there is not even looked at: the broker can be made to send its own
+answers, with a body of the attacker's, to the subject of a service under somebody else's name. Such
+an answer comes without a reply, or with one to acknowledge it, and never with that of an inbox.
 """
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,10 +24,17 @@ from nats.micro.service import EndpointStats, Service
 from blackboard.background import background
 from blackboard.errors import UnavailableError
 from blackboard.jetstream.connection import Connection
+from blackboard.subjects import subject_matches
 
 INBOX = "_INBOX."
-MAX_IN_HAND = 64
+MAX_IN_HAND = 256
 """Requests of one endpoint that are worked on at once; the rest waits in the client's buffer."""
+MAX_EACH = 64
+"""Of one caller; what it asks beyond that is refused, so that nobody is kept from being served."""
+BUSY = (
+    429,
+    f"more than {MAX_EACH} requests at once of one agent; ask again when some are answered",
+)
 VERSION = "1.0.0"
 
 ENDING = (410, "the service is ending; ask again")
@@ -38,20 +50,32 @@ InboxOf = Callable[[str], str]
 class _Endpoint:
     """Works on the requests of one subject, many at once."""
 
-    def __init__(self, handler: Handler, group: TaskGroup, inbox_of: InboxOf | None) -> None:
+    def __init__(
+        self, subject: str, handler: Handler, group: TaskGroup, inbox_of: InboxOf | None
+    ) -> None:
+        self._subject = subject
         self._handler = handler
         self._group = group
         self._inbox_of = inbox_of
         self._slots = anyio.Semaphore(MAX_IN_HAND)
+        self._each: Counter[str] = Counter()
         self.refused = 0
         self.seconds = 0.0
 
     async def take(self, request: Request) -> None:
         """Begin with a request; waits when there are too many already."""
+        if not self._is_asked(request):
+            self.refused += 1
+            return
+        caller = request.subject.rpartition(".")[2]
+        if self._each[caller] >= MAX_EACH:
+            await self._respond(request, BUSY)
+            return
+        self._each[caller] += 1
         await self._slots.acquire()
-        self._group.start_soon(self._work, request)
+        self._group.start_soon(self._work, request, caller)
 
-    async def _work(self, request: Request) -> None:
+    async def _work(self, request: Request, caller: str) -> None:
         began = anyio.current_time()
         try:
             answer = await self._handler(request.subject, request.data)
@@ -63,13 +87,20 @@ class _Endpoint:
         finally:
             self.seconds += anyio.current_time() - began
             self._slots.release()
+            self._each[caller] -= 1
+            if not self._each[caller]:
+                del self._each[caller]
 
-    async def _respond(self, request: Request, answer: Answer) -> None:
+    def _is_asked(self, request: Request) -> bool:
+        """Whether this is a request, whose answer goes to the inbox of who asks."""
+        if not subject_matches(self._subject, request.subject):
+            return False  # sent here by the broker, under the name of what it stores
         # nats-py does not tell where an answer goes.
         reply = request._msg.reply  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         inbox = INBOX if self._inbox_of is None else self._inbox_of(request.subject)
-        if not reply.startswith(inbox):
-            return
+        return reply.startswith(inbox)
+
+    async def _respond(self, request: Request, answer: Answer) -> None:
         headers: dict[str, str] | None = None
         body = answer if isinstance(answer, bytes) else b""
         if not isinstance(answer, bytes):
@@ -110,7 +141,8 @@ async def serve_requests(
     # Requests in hand are told before the connection may be closed.
     async with background() as group:
         endpoints = {
-            name: _Endpoint(handler, group, inbox_of) for name, (_, handler) in handlers.items()
+            name: _Endpoint(subject, handler, group, inbox_of)
+            for name, (subject, handler) in handlers.items()
         }
 
         def stats(endpoint: EndpointStats) -> dict[str, float]:

@@ -198,6 +198,8 @@ class Consumers:
         stream, _, name = rest.partition(".")
         if stream not in (self._memories, self._dead, self._cards) or not NAME.match(name):
             raise DeniedError(f"agent {rights.agent!r} may not use the consumer {rest!r}")
+        if not READER.match(name) and name.partition("--")[0] != rights.agent:
+            raise _foreign(rights, name)  # whether it is there or not
         answer = await self._connection.api(f"CONSUMER.INFO.{stream}.{name}")
         self._check_own(rights, msgspec.json.decode(answer, type=ConsumerInfo))
         return answer
@@ -215,9 +217,7 @@ class Consumers:
 
     def _check_own(self, rights: Rights, info: ConsumerInfo) -> None:
         if self._owner(info) != rights.agent:
-            raise DeniedError(
-                f"agent {rights.agent!r} may not use the consumer {info.name!r}: it is another's"
-            )
+            raise _foreign(rights, info.name)
 
     def _owner(self, info: ConsumerInfo) -> str | None:
         """Whose a consumer is; also of one that was made before the board had credentials."""
@@ -286,6 +286,10 @@ class Consumers:
         return _readable(rights, wanted)
 
 
+def _foreign(rights: Rights, name: str) -> DeniedError:
+    return DeniedError(f"agent {rights.agent!r} may not use the consumer {name!r}: it is another's")
+
+
 def _readable(rights: Rights, wanted: str) -> tuple[str, ...]:
     return filters.separate(filters.allowed(wanted, filters.reads(rights)))
 
@@ -316,10 +320,10 @@ def _start(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _notes(config: Mapping[str, Any]) -> dict[str, str]:
     """What its maker notes on a consumer, for itself."""
-    metadata: Any = config.get("metadata") or {}
-    if not isinstance(metadata, dict) or len(cast("dict[Any, Any]", metadata)) > MAX_NOTES:
+    found: object = config.get("metadata") or {}
+    notes = cast("dict[str, Any]", found) if isinstance(found, dict) else None
+    if notes is None or len(notes) > MAX_NOTES:
         raise InvalidError(f"metadata must be an object of at most {MAX_NOTES} strings")
-    notes = cast("dict[str, Any]", metadata)
     for name, value in notes.items():
         if not isinstance(value, str) or len(name) + len(value) > MAX_NOTE or name[:1] == "_":
             raise InvalidError(f"metadata {name!r} must be a string of at most {MAX_NOTE} bytes")

@@ -7,9 +7,10 @@ name is a token of the subject that the broker lets nobody else use.
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,7 +19,8 @@ from blackboard.access.rights import Rights
 from blackboard.codec import decode_record, encode_record, read
 from blackboard.envelope import to_memory
 from blackboard.errors import BlackboardError, DeniedError, InvalidError, RetryableError
-from blackboard.jetstream import Answer, BrokerError, Connection, Message
+from blackboard.jetstream import Answer, BrokerError, Connection, Message, NoStreamError
+from blackboard.jetstream.errors import STREAM_MISSING
 from blackboard.layout import create_presence, limits_of
 from blackboard.ledger import Denied, Ledger, Served
 from blackboard.ledger.deliveries import follow_of
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 STEPS = 256
 """Messages that are looked at in search of one that may be shown; a memory keeps 64 revisions."""
 MAX_FILTERS = 16
+SUBJECT = re.compile(r"[\x21-\x7e]{1,1200}\Z")
+"""What may go into a subject: a longer one would have the broker end the steward's connection."""
 SERVED_BYTES = 768 * 1024
 """Of the messages in one answer; the broker carries 1 MiB."""
 CODES: Sequence[tuple[type[BlackboardError], int]] = (
@@ -108,13 +112,15 @@ class Gate:
         verb = "?"
         try:
             request = decode_record(body, ApiRequest)
-            verb = request.verb
+            verb = _checked(request.verb)
             rights = self._roster.rights(agent)
             if rights is None:
                 raise InvalidError(f"{agent!r} speaks to JetStream itself")
             caller = Caller(rights)
             serve, rest = self._find(caller, verb)
             return await serve(caller, rest, request.body)
+        except NoStreamError as error:
+            return encode_record(_Refusal(_Error(404, STREAM_MISSING, str(error))))
         except BrokerError as error:
             return encode_record(_Refusal(_Error(error.code, error.code, str(error))))
         except BlackboardError as error:
@@ -153,7 +159,7 @@ class Gate:
     async def _info(self, caller: Caller, stream: str, body: Body) -> bytes:
         """How full a stream is and how it is set; which subjects it has is nobody's business."""
         wanted = (body or {}).get("subjects_filter")
-        if wanted is not None and not _is_own(caller.rights, wanted):
+        if wanted is not None and not (isinstance(wanted, str) and _is_own(caller.rights, wanted)):
             raise caller.denied(f"list the subjects {wanted!r}")
         known = {
             self._memories,
@@ -311,10 +317,21 @@ def _read_of(caller: Caller, verb: str, message: Message) -> Served:
     return Served(agent=caller.agent, verb=verb, what=message.subject, revision=message.sequence)
 
 
+def _checked(subject: str) -> str:
+    """Return what can be a part of a subject.
+
+    Raises:
+        InvalidError: It cannot.
+    """
+    if not SUBJECT.match(subject):
+        raise InvalidError(f"no subject: {subject[:64]!r}, of {len(subject)} characters")
+    return subject
+
+
 class _Wanted(msgspec.Struct, frozen=True):
     """Which message is asked for."""
 
-    seq: int = 0
+    seq: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
     last_by_subj: str | None = None
     next_by_subj: str | None = None
     multi_last: tuple[str, ...] = ()
@@ -328,7 +345,14 @@ class _Wanted(msgspec.Struct, frozen=True):
         Raises:
             InvalidError: It asks for something else.
         """
-        return read(_read_wanted, msgspec.json.encode(body or {}))
+        try:
+            wanted = read(_read_wanted, msgspec.json.encode(body or {}))
+        except OverflowError as error:
+            raise InvalidError("a number of more than 64 bits") from error
+        for subject in (wanted.last_by_subj, wanted.next_by_subj, *wanted.multi_last):
+            if subject is not None:
+                _checked(subject)
+        return wanted
 
 
 _read_wanted = msgspec.json.Decoder(_Wanted)

@@ -6,7 +6,8 @@ import anyio
 
 from blackboard.access.identity import inbox_of
 from blackboard.errors import BlackboardError
-from blackboard.jetstream import Connection, serve_requests
+from blackboard.forgery import described, probe_of, try_forgeries
+from blackboard.jetstream import Answer, Connection, Handler, serve_requests
 from blackboard.layout import secure_board
 from blackboard.ledger import Ledger, Violations, load_key
 from blackboard.ledger.receipt import receipt_path
@@ -20,16 +21,28 @@ logger = logging.getLogger(__name__)
 
 SETTLE_S = 0.05
 """A policy that is applied comes as one message an agent."""
+AGAIN_S = 10.0
+"""How soon a board that is closed is looked at again."""
 
 
 async def keep_rights(connection: Connection, board: str, settings: Settings) -> None:
     """Serve a board's agents within their rights, and keep its ledger, until cancelled.
+
+    While the broker can be made to store forgeries, or it cannot be tried, nobody is served.
 
     Raises:
         SettingsError: The board's key cannot be used.
         BlackboardError: Its streams cannot be made to listen where no forgery can go.
     """
     await secure_board(connection, board)
+    while True:
+        unsafe = await _unsafe(connection, settings, board)
+        if unsafe is None:
+            break
+        logger.error("board %s is closed: %s", board, unsafe)
+        with anyio.move_on_after(AGAIN_S):
+            await _serve(connection, board, _closed(unsafe))
+    logger.info("board %s stores no forgeries; its agents are served", board)
     roster = Roster(connection, board)
 
     ledger = _ledger(connection, board, settings, roster)
@@ -38,7 +51,7 @@ async def keep_rights(connection: Connection, board: str, settings: Settings) ->
         group.start_soon(roster.run)
         group.start_soon(ledger.run)
         group.start_soon(_enforce, roster, gate)
-        await _serve(connection, board, gate)
+        await _serve(connection, board, gate.answer)
 
 
 def _ledger(connection: Connection, board: str, settings: Settings, roster: Roster) -> Ledger:
@@ -59,8 +72,25 @@ def _ledger(connection: Connection, board: str, settings: Settings, roster: Rost
     )
 
 
-async def _serve(connection: Connection, board: str, gate: Gate) -> None:
-    handlers = {"api": (service_subject(board, "api", "*"), gate.answer)}
+async def _unsafe(connection: Connection, settings: Settings, board: str) -> str | None:
+    """Why a board may not be served; None when no forgery is stored."""
+    try:
+        probe = probe_of(settings.credentials, board)
+        forged = await try_forgeries(connection, probe, board)
+    except BlackboardError as error:
+        return f"whether this broker stores forged messages is not known: {error}"
+    return described(forged) if forged else None
+
+
+def _closed(reason: str) -> Handler:
+    async def refuse(_: str, __: bytes) -> Answer:
+        return 503, f"the steward serves nobody here, because {reason}"
+
+    return refuse
+
+
+async def _serve(connection: Connection, board: str, handler: Handler) -> None:
+    handlers = {"api": (service_subject(board, "api", "*"), handler)}
     while True:
         try:
             async with serve_requests(
@@ -79,8 +109,9 @@ async def _serve(connection: Connection, board: str, gate: Gate) -> None:
 
 async def _enforce(roster: Roster, gate: Gate) -> None:
     """Cut consumers down as soon as rights change."""
+    seen = 0
     while True:
-        await roster.change()
+        seen = await roster.change(seen)
         await anyio.sleep(SETTLE_S)
         while True:
             try:

@@ -10,7 +10,7 @@ from datetime import timedelta
 import anyio
 
 from blackboard import clock
-from blackboard.access.identity import ACCOUNT, SYSTEM, Identity
+from blackboard.access.identity import ACCOUNT, SYSTEM, Identity, beside
 from blackboard.access.rights import Rights
 from blackboard.errors import BlackboardError, UnavailableError
 from blackboard.jetstream import Connection
@@ -67,7 +67,7 @@ async def serve(
 
 
 async def _hold_to_quotas(connection: Connection, settings: Settings) -> None:
-    path = None if settings.credentials is None else settings.credentials.with_name(f"{SYSTEM}.nk")
+    path = beside(settings.credentials, SYSTEM)
     if path is None or not path.exists():
         logger.warning(
             "no credential of the broker's system account (%s), so nobody is held to a quota", path
