@@ -5,7 +5,6 @@ Recalled text was written by others, and a model cannot tell data from instructi
 do that number the memories, and nothing in it can end the quotation.
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -26,9 +25,7 @@ HEAD = (
 QUOTE = "> "
 SHORTEST = 12
 """Tokens of a memory below which a part of it is not worth its heading."""
-_PIECE = re.compile(r"[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
-_WORD_CHARS = 4
-_DIGITS = 3
+_TOKEN = re.compile(r"[A-Za-z]{1,4}|[0-9]{1,3}|[^\sA-Za-z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +167,7 @@ def tokens(text: str) -> int:
     Tokenizers differ and none is at hand here: a token for every four letters of a word and every
     three digits begun, and for every other character that is no space.
     """
-    count = 0
-    for piece in _PIECE.findall(text):
-        per = _WORD_CHARS if piece[0].isalpha() else _DIGITS
-        count += math.ceil(len(piece) / per) if piece.isascii() else 1
-    return count + text.count("\n")
+    return len(_TOKEN.findall(text)) + text.count("\n")
 
 
 def _heading(memory: Memory) -> str:
@@ -230,6 +223,8 @@ def _cut(line: str, room: int) -> str | None:
 
 def _plain(line: str) -> str:
     """A line without what could move the cursor, turn the writing direction or hide."""
+    if line.isprintable():
+        return line
     return "".join(
         one if one == "\t" or unicodedata.category(one)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
         for one in line

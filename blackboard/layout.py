@@ -13,6 +13,7 @@ import msgspec
 from blackboard.access.identity import ACCESS_STREAM
 from blackboard.errors import NotFoundError
 from blackboard.jetstream import Connection, Stream, StreamInfo
+from blackboard.ledger.streams import ledger_stream, ledger_streams, reads_stream
 from blackboard.settings import MIB, Limits
 from blackboard.subjects import (
     audit_stream,
@@ -43,7 +44,9 @@ def streams_of(board: str, limits: Limits, prefix: str = "") -> list[Stream]:
         prefix: Of a connection to a broker with credentials; see `access.identity`.
     """
     memory = memory_stream(board)
-    streams = [
+    # Only there does the broker know who reads.
+    streams = ledger_streams(board, limits) if prefix else []
+    streams += [
         Stream(
             name=blob_stream(board),
             subjects=(f"blob.{board}.>",),
@@ -181,7 +184,11 @@ async def secure_board(connection: Connection, board: str) -> None:
         BrokerError: This client may not.
         UnavailableError: The broker does not answer.
     """
-    limits = Limits()
+    memory = await connection.stream(memory_stream(board))
+    replicas = 1 if memory is None else int(memory.config.get("num_replicas") or 1)
+    limits = Limits(replicas=replicas)
+    for stream in ledger_streams(board, limits):
+        await connection.create_stream(stream)
     streams = streams_of(board, limits, connection.prefix)
     for stream in (*streams, access_stream(limits, connection.prefix)):
         info = await connection.stream(stream.name)
@@ -200,7 +207,7 @@ async def secure_board(connection: Connection, board: str) -> None:
 
 async def delete_board(connection: Connection, board: str) -> None:
     """Delete a board and everything on it, for good."""
-    for stream in streams_of(board, Limits()):
+    for stream in (*streams_of(board, Limits()), *ledger_streams(board, Limits())):
         await connection.delete_stream(stream.name)
 
 
@@ -225,7 +232,7 @@ async def limits_of(connection: Connection, board: str) -> Limits:
         UnavailableError: The broker does not answer.
     """
     found: dict[str, dict[str, Any]] = {}
-    for stream in streams_of(board, Limits()):
+    for stream in streams_of(board, Limits(), connection.prefix):
         info = await connection.stream(stream.name)
         if info is not None:
             found[stream.name] = info.config
@@ -239,6 +246,8 @@ async def limits_of(connection: Connection, board: str) -> Limits:
         "audit_bytes": audit_stream(board),
         "spans_bytes": spans_stream(board),
         "dead_bytes": dead_stream(board),
+        "reads_bytes": reads_stream(board),
+        "ledger_bytes": ledger_stream(board),
     }
     limits = {
         **{size: found.get(name, {}).get("max_bytes") for size, name in sizes.items()},

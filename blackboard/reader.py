@@ -85,9 +85,10 @@ class Reader:
             GoneError: It was forgotten, or the revision is itself a tombstone.
             HistoryGoneError: The revision is not kept any more.
         """
-        return await self.filled(await self._unfilled(ref))
+        return await self.filled(await self.unfilled(ref))
 
-    async def _unfilled(self, ref: Ref) -> Memory:
+    async def unfilled(self, ref: Ref) -> Memory:
+        """The revision that a reference pins, as it is stored; raises as `pinned` does."""
         head = await self._head(ref)
         if head is None or is_expired(head):
             raise NotFoundError(f"no memory {str(ref.unpinned)!r} on board {self._log.board!r}")
@@ -187,7 +188,7 @@ class Reader:
 
     async def _still(self, target: Ref, kept: "Kept") -> None:
         try:
-            await self._unfilled(target)
+            await self.unfilled(target)
         except (GoneError, NotFoundError, HistoryGoneError):
             self._results.pop(target, None)
             raise
@@ -203,7 +204,7 @@ class Reader:
         """
         check_target(target)
         kept = self._results.get(target)
-        there = (await self._unfilled(target)).access if kept is None else kept.access
+        there = (await self.unfilled(target)).access if kept is None else kept.access
         check_label(target, there, access)
 
     async def is_shown(self, content: Json, target: Ref) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import anyio
 
-from blackboard.access.identity import ACCESS_STREAM, rights_subject
-from blackboard.access.rights import OPERATORS, Grant, Rights
+from blackboard.access.identity import ACCESS_STREAM, SERVICES, rights_subject
+from blackboard.access.rights import Grant, Rights
 from blackboard.codec import decode_record
 from blackboard.errors import DeniedError, InvalidError, RetryableError, UnavailableError
 from blackboard.jetstream import Connection, Message, NoStreamError, Start, follow
@@ -93,7 +93,7 @@ class Roster:
             UnavailableError: The policy was not read yet.
         """
         check_name("agent", agent)
-        if not self.enforced or agent in OPERATORS:
+        if not self.enforced or agent in SERVICES:
             return None
         if not self._read:
             raise UnavailableError(

@@ -22,8 +22,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from blackboard.access.rights import Grant, Quota, Rights
 from blackboard.messages import Blob, Cost, Memory, Payload
 from blackboard.records import (
+    ApiRequest,
     AuditBatch,
     AuditEvent,
     Card,
@@ -33,6 +35,8 @@ from blackboard.records import (
     Lease,
     Retry,
     RunRecord,
+    ServedMessage,
+    ServedMessages,
     SpanBatch,
     SpanRecord,
 )
@@ -132,10 +136,16 @@ TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "recall-answer": RecallAnswer,
     "query-request": QueryRequest,
     "query-answer": QueryAnswer,
+    "rights": Rights,
+    "api-request": ApiRequest,
+    "served-messages": ServedMessages,
 }
 """Every message, by the name of its schema."""
 
-_PARTS: Final = (*TYPES.values(), Blob, Cost, AuditEvent, SpanRecord)
+_PARTS: Final = (
+    *TYPES.values(),
+    *(Blob, Cost, AuditEvent, SpanRecord, Grant, Quota, ServedMessage),
+)
 
 
 def schema_of(name: str) -> dict[str, Any]:

@@ -29,6 +29,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     audit_bytes: int = 256 * MIB
     spans_bytes: int = 128 * MIB
     dead_bytes: int = 64 * MIB
+    reads_bytes: int = 256 * MIB
+    """Of the broker's own record of reads; only boards with credentials have it."""
+    ledger_bytes: int = 512 * MIB
+    """Of the chained audit; only boards with credentials have it."""
     history: int = 64
     """Revisions kept of a memory."""
     consumers: int = 100_000
@@ -45,6 +49,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     credentials: Path | None = None
     """A credential of one agent or service, where the broker has credentials; or a directory with
     those of several, of which each takes its own."""
+    board_key: Path | None = None
+    """The key that the steward signs ledgers with; None keeps it in `data_dir`."""
+    broker_log: Path | None = None
+    """The broker's log, where the steward can read it: it alone says what the broker refused."""
     board: str = "main"
     data_dir: Path = Path(".blackboard")
     model_url: str | None = None
@@ -92,6 +100,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     env = os.environ if environ is None else environ
     token_file = env.get("BLACKBOARD_TOKEN_FILE")
     credentials = env.get("BLACKBOARD_CREDENTIALS")
+    board_key = env.get("BLACKBOARD_BOARD_KEY")
+    broker_log = env.get("BLACKBOARD_BROKER_LOG")
     otlp_protocol = (
         env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
         or env.get("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -101,6 +111,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         url=env.get("BLACKBOARD_URL") or None,
         token_file=Path(token_file) if token_file else None,
         credentials=Path(credentials) if credentials else None,
+        board_key=Path(board_key) if board_key else None,
+        broker_log=Path(broker_log) if broker_log else None,
         board=env.get("BLACKBOARD_BOARD") or "main",
         data_dir=Path(env.get("BLACKBOARD_DATA") or ".blackboard"),
         model_url=env.get("OPENAI_BASE_URL") or None,

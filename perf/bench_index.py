@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 
 from blackboard.recall.edge import EdgeIndex
-from blackboard.recall.index import Entry, Index, Signature, Sparse, Vectors, Where
+from blackboard.recall.index import Company, Entry, Index, Signature, Sparse, Vectors, Where
 from blackboard.search import Filter, Grant
 from blackboard.subjects import Ref
 from perf.harness import Bench, run
@@ -143,6 +143,7 @@ async def fill(bench: Bench, index: EdgeIndex, memories: Memories, size: int) ->
 
 
 async def queries(bench: Bench, index: EdgeIndex, size: int) -> None:
+    company = Company("session-7", "shared", "docs.s1", "user-351")
     all_of, user = wheres(size)["everything"], wheres(size)["one user, 0.1 %"]
     cases: dict[str, Callable[[], Awaitable[object]]] = {
         "100 rows, newest first": lambda: index.select(all_of, "-stored", 100, None),
@@ -150,7 +151,7 @@ async def queries(bench: Bench, index: EdgeIndex, size: int) -> None:
         "100 rows, by topic": lambda: index.select(all_of, "topic", 100, None),
         "100 rows of a user": lambda: index.select(user, "-stored", 100, None),
         "counts per agent": lambda: index.count(all_of, ["agent"]),
-        "the newest of a session": lambda: index.newest("session-7", "shared", "user-351", 400),
+        "the newest of a session": lambda: index.newest(company, 400),
     }
     for what, call in cases.items():
         bench.record(
@@ -218,7 +219,7 @@ async def agreement(index: EdgeIndex, memories: Memories, size: int) -> float:
         asked = memories.vectors(8)
         true = {f"{place + 1:032x}" for place in np.argsort(-(every @ asked.bare))[:10]}
         found = await index.search(asked, Where(Filter(before=size + 1), None, NOW), DEPTH)
-        shares.append(len(true & {hit.ref.id for hit in found["bare"][:DEPTH]}) / 10)
+        shares.append(len(true & {hit.candidate.ref.rsplit("/")[-1] for hit in found["bare"]}) / 10)
     return statistics.mean(shares)
 
 

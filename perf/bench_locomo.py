@@ -31,7 +31,8 @@ import numpy as np
 from blackboard.messages import Memory
 from blackboard.recall.edge import EdgeIndex
 from blackboard.recall.embed import MiniLM
-from blackboard.recall.index import Entry, Scored, Signature, Sparse, Vectors, Where
+from blackboard.recall.index import Candidate, Entry, Scored, Signature, Sparse, Vectors, Where
+from blackboard.recall.predicate import microseconds
 from blackboard.recall.rank import DEPTH, rank
 from blackboard.recall.text import HISTORY, RECIPE, Texts, leaning, question, texts_of
 from blackboard.recall.weights import FloatArray
@@ -219,14 +220,14 @@ def _best(
 
 
 def _scored(memory: Memory, score: float) -> Scored:
-    return Scored(
-        memory.ref.unpinned,
+    one = Candidate(
+        str(memory.ref.unpinned),
         memory.revision,
-        score,
-        memory.stored or NOW,
+        microseconds(memory.stored or NOW),
         memory.priority,
         session=memory.session,
     )
+    return Scored(one, score)
 
 
 def recalled(talk: Talk, answers: Sequence[Parts]) -> Iterator[tuple[Asked, tuple[float, ...]]]:

@@ -80,4 +80,6 @@ def entry(revision: int, /, chance: random.Random | None = None, **fields: Any) 
         "shows": chance.choice([None, None, *RESULTS]),
     }
     drawn.update(fields)
-    return Entry(vectors=drawn.pop("vectors", None) or vectors(chance), **drawn)
+    drawn["vectors"] = drawn.get("vectors") or vectors(chance)
+    drawn.setdefault("borrowed", tuple(chance.sample(RESULTS, chance.randint(0, 2))))
+    return Entry(**drawn)

@@ -146,11 +146,14 @@ async def entries(data: Path, board: str = "main") -> dict[str, Entry]:
         await index.close()
 
 
-def told(entry: Entry) -> tuple[object, ...]:
-    """An entry as what can be compared: all but its vectors."""
-    return tuple(
-        getattr(entry, name) for name in entry.__struct_fields__ if name not in {"vectors"}
-    )
+def told(entry: Entry) -> dict[str, object]:
+    """An entry as what can be compared: all but its dense vector."""
+    words = entry.vectors.words
+    fields: dict[str, object] = {
+        name: getattr(entry, name) for name in entry.__struct_fields__ if name != "vectors"
+    }
+    fields["words"] = dict(zip(words.indices, words.values, strict=True))
+    return fields
 
 
 async def contents(board: Blackboard, text: str, **options: Any) -> list[object]:

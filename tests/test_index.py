@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -25,6 +26,7 @@ from blackboard.recall import points
 from blackboard.recall.edge import EdgeIndex
 from blackboard.recall.index import (
     BrokenIndexError,
+    Company,
     Entry,
     Index,
     MismatchError,
@@ -34,6 +36,7 @@ from blackboard.recall.index import (
     Vectors,
     Where,
 )
+from blackboard.recall.predicate import microseconds
 from blackboard.recall.qdrant import QdrantIndex
 from blackboard.search import CountBy, Filter, Grant, Order
 from blackboard.subjects import Ref
@@ -147,7 +150,7 @@ EXAMPLES = settings(max_examples=30, deadline=None, suppress_health_check=[Healt
 
 
 def keys(found: list[Scored]) -> list[str]:
-    return [str(hit.shows or hit.ref) for hit in found]
+    return [hit.candidate.key for hit in found]
 
 
 @EXAMPLES
@@ -160,17 +163,19 @@ async def test_a_search_finds_the_best_of_what_may_be_found_and_nothing_else(
 
     found = await index.search(asked, where, limit)
 
-    allowed = {one.ref: one for one in shelf.visible(where)}
+    allowed = {str(one.ref): one for one in shelf.visible(where)}
     for part, hits in found.items():
         best = shelf.search(asked, where, part)
         assert len(hits) == min(limit, len(best))
         assert len(set(keys(hits))) == len(hits)
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         for hit in hits:
-            assert (allowed[hit.ref].revision, allowed[hit.ref].shows) == (hit.revision, hit.shows)
-            assert (allowed[hit.ref].stored, allowed[hit.ref].priority) == (
-                hit.stored,
-                hit.priority,
+            one = allowed[hit.candidate.ref]
+            assert hit.candidate.shows == (None if one.shows is None else str(one.shows))
+            assert (hit.candidate.revision, hit.candidate.stored, hit.candidate.priority) == (
+                one.revision,
+                microseconds(one.stored),
+                one.priority,
             )
         if part != "words":
             expected = sorted(best.values(), reverse=True)[:limit]
@@ -295,10 +300,10 @@ async def test_a_thousand_light_memories_of_one_result_are_one_hit(index: Index)
 
     assert [keys(hits).count(str(result)) for hits in found.values()] == [1, 1]
     assert len(found["bare"]) == 10
-    assert found["bare"][0].shows == result
-    shared = {one.ref for one in [*light, *others] if one.access == "shared"}
-    assert {hit.ref for hits in seen.values() for hit in hits} <= shared
-    assert seen["bare"][0].shows == result
+    assert found["bare"][0].candidate.shows == str(result)
+    shared = {str(one.ref) for one in [*light, *others] if one.access == "shared"}
+    assert {hit.candidate.ref for hits in seen.values() for hit in hits} <= shared
+    assert seen["bare"][0].candidate.shows == str(result)
 
 
 async def test_the_rights_are_applied_before_the_limit(index: Index) -> None:
@@ -309,7 +314,7 @@ async def test_the_rights_are_applied_before_the_limit(index: Index) -> None:
 
     found = await index.search(same, Where(Filter(), (Grant("shared"),), NOW), 5)
 
-    assert {hit.ref for hit in found["bare"]} == {one.ref for one in open_}
+    assert {hit.candidate.ref for hit in found["bare"]} == {str(one.ref) for one in open_}
     assert await index.search(same, Where(Filter(), (), NOW), 5) == {
         "bare": [],
         "words": [],
@@ -355,29 +360,52 @@ async def test_what_expires_is_not_found_and_is_listed_for_removal(index: Index)
     assert await index.expired(NOW - timedelta(1), 9) == []
 
 
-async def test_the_newest_of_a_session_keeps_label_and_data_subject_apart(index: Index) -> None:
-    def company(number: int, **other: Any) -> Entry:
-        same: dict[str, Any] = {"session": "s1", "access": "shared", "user": None, "expires": None}
-        return entry(number, None, **(same | other))
+async def test_the_newest_of_a_company_is_of_nobody_else(index: Index) -> None:
+    usual = Company("s1", "shared", "docs.a")
+
+    def one(number: int, **other: Any) -> Entry:
+        ref = Ref("alice", other.pop("topic", "docs.a"), f"{number:032x}")
+        same: dict[str, Any] = {"session": "s1", "access": "shared", "user": None, "shows": None}
+        return entry(number, None, ref=ref, expires=None, **(same | other))
 
     await index.apply(
         [
-            company(1),
-            company(2, user="customer-1"),
-            company(3, access="pii"),
-            company(4, session="s2"),
+            one(1),
+            one(2, user="customer-1"),
+            one(3, access="pii"),
+            one(4, session="s2"),
+            one(5, topic="docs.a.b"),
+            one(6, shows=made.RESULTS[0]),
         ],
         [],
-        4,
+        6,
     )
 
-    first = await index.newest("s1", "shared", None, 4)
+    first = await index.newest(usual, 9)
     assert first is not None
-    assert (first, first.revision) == (company(1).ref.pinned(1), 1)
-    assert await index.newest("s1", "shared", None, 1) is None
-    other = await index.newest("s1", "shared", "customer-1", 9)
+    assert (first, first.revision) == (one(1).ref.pinned(1), 1)
+    assert await index.newest(usual, 1) is None
+    other = await index.newest(Company("s1", "shared", "docs.a", "customer-1"), 9)
     assert other is not None
     assert other.revision == 2
+
+
+async def test_who_borrowed_words_is_known(index: Index) -> None:
+    lender, other = entry(1, borrowed=()), entry(2, borrowed=())
+    first = entry(3, borrowed=(lender.ref, other.ref))
+    second = entry(4, borrowed=(first.ref, lender.ref))
+    await index.apply([lender, other, first, second], [], 4)
+
+    found = await index.borrowers([lender.ref])
+    assert {(ref, ref.revision) for ref in found} == {
+        (first.ref.pinned(3), 3),
+        (second.ref.pinned(4), 4),
+    }
+    assert await index.borrowers([other.ref.pinned(7)]) == [first.ref.pinned(3)]
+    assert await index.borrowers([second.ref]) == []
+    assert await index.borrowers([]) == []
+    await index.apply([msgspec.structs.replace(second, borrowed=(first.ref,))], [lender.ref], 5)
+    assert await index.borrowers([lender.ref]) == [first.ref.pinned(3)]
 
 
 async def test_vectors_that_would_be_stored_and_never_found_are_refused(index: Index) -> None:
@@ -490,12 +518,13 @@ def test_points_of_this_format_look_like_this() -> None:
         expires=NOW,
         sources=(Ref("bob", "docs.a", "1" * 32),),
         shows=Ref("*", "once.sum", "k1"),
+        borrowed=(Ref("bob", "docs.a", "2" * 32),),
         text="a summary",
     )
     stamp = 1_777_636_800_000_000
     named = f"bob/docs.a/{'0' * 32}"
 
-    assert points.FORMAT == 2
+    assert points.FORMAT == 3
     assert points.payload(full) == {
         "ref": named,
         "revision": 7,
@@ -514,6 +543,7 @@ def test_points_of_this_format_look_like_this() -> None:
         "expires": stamp,
         "sources": [f"bob/docs.a/{'1' * 32}"],
         "shows": "*/once.sum/k1",
+        "borrowed": [f"bob/docs.a/{'2' * 32}"],
         "text": "a summary",
         "candidate": f'["{named}",7,{stamp},0.5,"*/once.sum/k1","s1"]',
     }

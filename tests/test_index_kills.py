@@ -79,6 +79,8 @@ async def survives(directory: Path, flushed: int, applied: int) -> int:
     asked = vectors(random.Random(1))
     found = await index.search(asked, EVERYTHING, 200)
     for part in ("bare", "words"):
-        assert {str(hit.ref) for hit in found[part]} == set(shelf.search(asked, EVERYTHING, part))
+        assert {hit.candidate.ref for hit in found[part]} == set(
+            shelf.search(asked, EVERYTHING, part)
+        )
     await index.close()
     return position

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from blackboard.recall.index import Scored
+from blackboard.recall.index import Candidate, Scored
+from blackboard.recall.predicate import microseconds
 from blackboard.recall.rank import DEPTH, HALF_LIFE_DAYS, LIFT, rank
 from blackboard.search import Found
 from blackboard.subjects import Ref
@@ -19,8 +20,9 @@ def ref(number: int) -> Ref:
 
 
 def scored(number: int, score: float, **fields: Any) -> Scored:
-    values: dict[str, Any] = {"stored": NOW, "priority": 0.5} | fields
-    return Scored(ref(number), values.pop("revision", number + 1), score, **values)
+    values: dict[str, Any] = {"revision": number + 1, "stored": NOW, "priority": 0.5} | fields
+    values["stored"] = microseconds(values["stored"])
+    return Scored(Candidate(str(ref(number)), **values), score)
 
 
 def ranked(parts: dict[str, list[Scored]], **options: Any) -> list[Found]:
@@ -56,7 +58,7 @@ def test_whatever_the_scores_are_the_ranking_is_well_formed(
 ):
     hits = rank(found, limit=limit, now=NOW, recency=recency, priority=priority)
 
-    everything = {each.ref for candidates in found.values() for each in candidates}
+    everything = {each.candidate.ref for candidates in found.values() for each in candidates}
     assert len(hits) == min(limit, len(everything))
     assert len({hit.ref.unpinned for hit in hits}) == len(hits)
     scores = [hit.score for hit in hits]
@@ -82,7 +84,9 @@ def test_what_scores_higher_is_never_ranked_lower_for_it(
 ):
     candidates = found.get(name, [])
     raised = [
-        scored(number, each.score + more, session=each.session) if each.ref == ref(number) else each
+        scored(number, each.score + more, session=each.candidate.session)
+        if each.candidate.ref == str(ref(number))
+        else each
         for each in candidates
     ]
     if raised == candidates:
@@ -170,16 +174,16 @@ def test_a_memory_gains_by_a_good_match_in_its_session():
 
 def test_memories_that_show_the_same_result_are_one_hit_and_the_best_stands_for_them():
     words = [
-        scored(1, 3.0, shows=RESULT),
-        scored(2, 5.0, shows=RESULT.pinned(7)),
+        scored(1, 3.0, shows=str(RESULT)),
+        scored(2, 5.0, shows=str(RESULT)),
         scored(3, 4.0),
     ]
     assert order({"words": words}) == [2, 3]
 
 
 def test_parts_that_name_a_result_by_different_memories_speak_of_the_same_hit():
-    words = [scored(1, 5.0, shows=RESULT), scored(3, 5.0)]
-    bare = [scored(2, 0.5, shows=RESULT), scored(4, 0.5)]
+    words = [scored(1, 5.0, shows=str(RESULT)), scored(3, 5.0)]
+    bare = [scored(2, 0.5, shows=str(RESULT)), scored(4, 0.5)]
 
     hits = ranked({"words": words, "bare": bare})
 
@@ -189,9 +193,9 @@ def test_parts_that_name_a_result_by_different_memories_speak_of_the_same_hit():
 
 
 def test_a_result_and_what_shows_it_are_one_hit():
-    result = Scored(RESULT, 9, 4.0, NOW, 0.5, shows=RESULT)
+    result = Scored(Candidate(str(RESULT), 9, microseconds(NOW), 0.5, str(RESULT)), 4.0)
 
-    assert len(ranked({"words": [result, scored(1, 4.5, shows=RESULT)]})) == 1
+    assert len(ranked({"words": [result, scored(1, 4.5, shows=str(RESULT))]})) == 1
 
 
 def test_recency_halves_with_every_half_life():

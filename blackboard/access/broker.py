@@ -19,6 +19,7 @@ from blackboard.access import filters
 from blackboard.access.identity import (
     ACCESS_STREAM,
     ACCOUNT,
+    MAX_READ_TOKENS,
     PREFIX,
     SYSTEM,
     Identity,
@@ -45,8 +46,8 @@ from blackboard.subjects import (
 SYSTEM_ACCOUNT = "SYS"
 READ = "bbread"
 """Where reads come out on the other side of the export; nobody may publish there."""
-READ_TOKENS = range(3, 70)
-"""Tokens of what can be read: `access.<board>.<agent>`, and memories of topics of up to 64."""
+READ_TOKENS = (3, *range(5, MAX_READ_TOKENS + 1))
+"""Tokens of what can be read: `access.<board>.<agent>`, claims, and memories."""
 SETTLE = "$JS.FC.>"
 """Flow control: an answer there needs an id that only its consumer's reader knows."""
 LOOK = (

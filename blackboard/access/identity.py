@@ -9,16 +9,28 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blackboard.access.rights import OPERATORS, PROBE
 from blackboard.errors import SettingsError
 
 PREFIX = "_R_.bb."
 """Before every subject that a stream captures, where the broker has credentials."""
+MAX_READ_TOKENS = 15
+"""Tokens of a subject that is got at the broker: of memories whose topic has up to ten.
+
+Each length is a mapping of the account, and every message of every client is held against all of
+them: 67 cost 0.1 to 0.3 ms of the server's time each, 12 cost nothing to speak of. What is deeper,
+the steward gets.
+"""
+SERVICES = frozenset({"cli", "steward", "recall", "consolidator"})
+"""Names that no agent may have: they speak to JetStream themselves, on every board."""
 ACCOUNT = "BB"
 """The broker's account in which boards and agents are."""
+PROBE = "probe"
+"""The agent, and the label, that forgeries are tried with."""
 SYSTEM = "system"
 """The name of the credential for the broker's system account."""
 
+OWNER_LINE = "# Whoever has this is {agent}{where}."
+_OWNER = re.compile(r"^# Whoever has this is (\S+?)(?: on board (\S+?))?\.$", re.MULTILINE)
 _SEED = re.compile(r"^SU[A-Z2-7]{56}$", re.MULTILINE)
 
 
@@ -39,7 +51,7 @@ class Identity:
     @property
     def restricted(self) -> bool:
         """Whether it may only do what the access policy grants it."""
-        return self.agent not in OPERATORS and self.agent != SYSTEM
+        return self.agent not in (*SERVICES, SYSTEM)
 
     @property
     def inbox(self) -> str:
@@ -61,7 +73,7 @@ class Identity:
         """
         if not path.is_dir():
             return cls.read(path, board, agent)
-        alone = agent in OPERATORS or agent in (PROBE, SYSTEM)
+        alone = agent in SERVICES or agent in (PROBE, SYSTEM)
         file = path / (f"{agent}.nk" if alone else f"{board}/{agent}.nk")
         if not file.exists():
             raise SettingsError(
@@ -75,21 +87,40 @@ class Identity:
         """Read a credential file.
 
         Raises:
-            SettingsError: It cannot be read, or holds no seed of a user's nkey.
+            SettingsError: It cannot be read, holds no seed of a user's nkey, or says that it is
+                somebody else's.
         """
         try:
-            found = _SEED.search(path.read_text("ascii"))
+            text = path.read_text("ascii")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise SettingsError(
                 f"cannot read the credential {str(path)!r} ({reason}); "
                 "set BLACKBOARD_CREDENTIALS to the file that `blackboard access add` wrote"
             ) from error
+        found = _SEED.search(text)
         if found is None:
             raise SettingsError(
                 f"{str(path)!r} is no credential: it holds no seed of a user's nkey (SU…)"
             )
+        owner = _OWNER.search(text)
+        if owner is not None and owner.groups() not in ((agent, board), (agent, None)):
+            name, its_board = owner.groups()
+            where = "" if its_board is None else f" on board {its_board!r}"
+            raise SettingsError(
+                f"{str(path)!r} is the credential of {name!r}{where}, not of {agent!r} on "
+                f"{board!r}; open the board under that name, or take the other credential"
+            )
         return cls(board, agent, found.group())
+
+
+def owner_of(path: Path) -> tuple[str, str | None] | None:
+    """Whose credential a file is, and for which board, as it says; None when it does not."""
+    try:
+        owner = _OWNER.search(path.read_text("ascii"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None if owner is None else (owner.group(1), owner.group(2))
 
 
 def beside(credentials: Path | None, service: str) -> Path | None:

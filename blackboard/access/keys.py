@@ -17,13 +17,13 @@ from typing import cast
 
 import nkeys  # pyright: ignore[reportMissingTypeStubs]
 
-from blackboard.access.identity import SYSTEM, Identity
+from blackboard.access.identity import OWNER_LINE, SERVICES, SYSTEM, Identity
 from blackboard.access.rights import ANY, PROBE
 from blackboard.errors import SettingsError
 from blackboard.files import create_private, write_private
 
 SUFFIX = ".nk"
-SERVICES = ("cli", "consolidator", "recall", "steward", PROBE, SYSTEM)
+OTHERS = (*sorted(SERVICES), PROBE, SYSTEM)
 """Who has a credential beside the agents; that of `system` looks after the broker itself."""
 SEED_BYTES = 32
 _HEAD = "-----BEGIN USER NKEY SEED-----"
@@ -109,7 +109,7 @@ def _fresh(agent: str, board: str | None) -> tuple[bytes, str]:
     """A new key: what its file holds, and its public half."""
     seed = _encode(secrets.token_bytes(SEED_BYTES))
     where = "" if board is None else f" on board {board}"
-    lines = [f"# Whoever has this is {agent}{where}.", _HEAD, seed.decode(), _TAIL, ""]
+    lines = [OWNER_LINE.format(agent=agent, where=where), _HEAD, seed.decode(), _TAIL, ""]
     return "\n".join(lines).encode(), _public(seed)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from blackboard.access.identity import PROBE, SERVICES
 from blackboard.access.patterns import meet, within
 from blackboard.errors import DeniedError
 from blackboard.messages import Memory
@@ -21,11 +22,7 @@ from blackboard.subjects import ONCE, Pattern
 ANY = "*"
 """Every label."""
 ONCE_TOPICS = f"{ONCE}.>"
-PROBE = "probe"
-"""The agent, and the label, that forgeries are tried with."""
-OPERATORS = frozenset({"cli", "operator", "steward", "recall", "consolidator"})
-"""Names of the command line and the services: not restricted by topic, and in no policy."""
-RESERVED = OPERATORS | {PROBE}
+RESERVED = SERVICES | {"operator", PROBE}
 """Names that no agent of a policy may have."""
 
 
@@ -95,7 +92,7 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         handlers: Those of its handlers that have a durable consumer.
         quota: How much it may do.
         key: The public nkey by which the broker knows it.
-        digest: Of the policy that this was made from.
+        digest: Of the policy by which it got these rights.
         operator: Not restricted by topic: the command line, the steward, recall.
     """
 
@@ -212,7 +209,7 @@ def reserved_rights(board: str, name: str) -> Rights | None:
     if name == PROBE:
         own = (Grant(PROBE),)
         return Rights(board=board, agent=name, read=own, write=own)
-    return Rights(board=board, agent=name, operator=True) if name in OPERATORS else None
+    return Rights(board=board, agent=name, operator=True) if name in SERVICES else None
 
 
 def _once(grants: Iterable[Grant]) -> list[Grant]:

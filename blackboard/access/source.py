@@ -74,6 +74,23 @@ class Source:
             line = next(found, line)
         return best.first + line
 
+    def without(self, table: tuple[str, ...]) -> str:
+        """The text without the statements of a table, and without what stands between them.
+
+        Everything else stays as it was written, comments included.
+        """
+        lines = self.text.splitlines(keepends=True)
+        end = 0
+        own = False
+        for statement in _statements(self.text):
+            first = statement.first - 1
+            before, own = own, statement.path[: len(table)] == table
+            if own:
+                begin = end if before else first
+                end = first + len(statement.lines)
+                lines[begin:end] = [""] * (end - begin)
+        return "".join(lines)
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -129,13 +129,15 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "Run the agent of a Python file.",
             "    blackboard run agents/summarizer.py --replicas 3 --start 1h",
         ),
+        "access": Entry(
+            "access:access", "Say who may read and write what; add, revoke and renew agents."
+        ),
         "dead": Entry("dead:dead", "List what handlers gave up on; let them try again."),
     },
     INSIGHT: {
         "audit": Entry(
-            "history:audit",
-            "Show who read what, and who took what back.",
-            "    blackboard audit --act get --what 'reports.>' --since 1h",
+            "audit:audit",
+            "Show who read what, and who took what back; prove it; report it.",
         ),
         "trace": Entry(
             "history:trace",

@@ -1,118 +1,26 @@
-"""Commands that look back: audit, trace, explain."""
+"""Commands that look back: trace, explain."""
 
 import re
-from collections import deque
-from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from blackboard import trace as traces
-from blackboard.batches import each_audit_batch, each_span_batch
+from blackboard.batches import each_span_batch
 from blackboard.board import Blackboard
-from blackboard.cli.output import clean, fields, say, say_json, table, warn, when
+from blackboard.cli.output import clean, fields, say, say_json, warn, when
 from blackboard.cli.place import HERE, Place, opened
 from blackboard.clock import now
 from blackboard.codec import Json
 from blackboard.errors import InvalidError, NotFoundError
 from blackboard.explain import Explanation, Origin, Use, explain as explained, trace_of
 from blackboard.jetstream import Start
-from blackboard.records import AuditBatch, AuditEvent, SpanBatch, SpanRecord
-from blackboard.subjects import Pattern, Ref, check_name
-from blackboard.times import parse_duration, parse_time
+from blackboard.records import SpanBatch, SpanRecord
+from blackboard.subjects import Ref
+from blackboard.times import parse_duration
 
 _TRACE = re.compile(r"[0-9a-f]{32}\Z")
 MAX_TRACES = 50
 """Linked traces that are shown as one tree."""
 SHOWN_USES = 20
-REMEMBERED = 10_000
-"""Audit events among which equal ones are taken as one."""
-
-
-async def audit(
-    *,
-    agent: str | None = None,
-    act: str | None = None,
-    what: str | None = None,
-    outcome: str | None = None,
-    trace: str | None = None,
-    since: str = "start",
-    limit: int = 100,
-    place: Place = HERE,
-) -> None:
-    """Show who read what, and who took what back.
-
-    Args:
-        agent: Only of this agent.
-        act: Only this: get, delivery, watch, view, view_reads, replay, wait, retire, undo, ….
-        what: Only about this reference, or the topics under this pattern.
-        outcome: Only what ended so: ok, or the name of an error like NotFoundError.
-        trace: Only in this trace.
-        since: start, a time, or how long ago, like 1h.
-        limit: The newest so many.
-        place: The board.
-    """
-    if limit < 1:
-        raise InvalidError(f"--limit {limit} must be at least 1")
-    about = None if what is None else _about(what)
-    who = "*" if agent is None else check_name("--agent", agent)
-    start = Start.all() if since == "start" else Start.at(parse_time(since, "--since"))
-    newest = _Newest(limit)
-
-    def take(batch: AuditBatch) -> None:
-        newest.lost += batch.dropped
-        fitting = traces.matching(batch.events, about=about, act=act, outcome=outcome, trace=trace)
-        newest.add(fitting)
-
-    async with opened(place) as board:
-        await each_audit_batch(board, start, take, agent=who)
-    _print_audit(sorted(newest.events, key=lambda event: event.at), place)
-    if newest.lost:
-        warn(f"{newest.lost} more events were lost in this time")
-
-
-class _Newest:
-    """The newest events; a batch whose answer was lost may be stored twice, close together."""
-
-    def __init__(self, limit: int) -> None:
-        self.events: deque[AuditEvent] = deque(maxlen=limit)
-        self._seen: dict[AuditEvent, None] = {}
-        self.lost = 0
-
-    def add(self, events: Iterable[AuditEvent]) -> None:
-        for event in events:
-            if event not in self._seen:
-                self._seen[event] = None
-                self.events.append(event)
-        while len(self._seen) > REMEMBERED:
-            del self._seen[next(iter(self._seen))]
-
-
-def _about(what: str) -> Ref | Pattern:
-    return Ref.parse(what) if "/" in what else Pattern.parse(what)
-
-
-def _print_audit(events: list[AuditEvent], place: Place) -> None:
-    if place.as_json:
-        for event in events:
-            say_json(event, line=True)
-        return
-    table(
-        ["time", "agent", "act", "what", "outcome"],
-        [
-            [
-                event.at,
-                event.agent,
-                event.act if event.handler is None else f"{event.act} to {event.handler}",
-                _target(event),
-                event.outcome if event.count == 1 else f"{event.outcome} ({event.count} times)",
-            ]
-            for event in events
-        ],
-    )
-
-
-def _target(event: AuditEvent) -> str:
-    pinned = event.revision is None or "@" in event.what
-    return event.what if pinned else f"{event.what}@{event.revision}"
 
 
 async def trace(identifier: str, /, *, since: str = "7d", place: Place = HERE) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Group, Parameter
 
+from blackboard.access.identity import owner_of
 from blackboard.board import Blackboard
 from blackboard.errors import SettingsError
 from blackboard.session import open_session
@@ -82,6 +83,12 @@ async def opened(
     settings = place.settings()
     if not create:
         check_readable(settings)
+    owner = None if settings.credentials is None else owner_of(settings.credentials)
+    if owner is not None and agent == AGENT:
+        # With an agent's credential a command is that agent, on its board.
+        agent = owner[0]
+        board = place.board or owner[1] or settings.board
+        settings = msgspec.structs.replace(settings, board=board)
     async with open_session(
         settings, settings.board, agent, limits=Limits(), create=create
     ) as session:

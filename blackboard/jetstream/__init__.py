@@ -16,6 +16,7 @@ from blackboard.jetstream.puller import Delivery, Puller, pull
 from blackboard.jetstream.restricted import Restricted
 from blackboard.jetstream.service import Answer, Handler, refusal, serve_requests
 from blackboard.jetstream.stream import Placement, Stream, StreamInfo
+from blackboard.jetstream.tap import tap
 
 __all__ = [
     "ASKED",
@@ -42,4 +43,5 @@ __all__ = [
     "pull",
     "refusal",
     "serve_requests",
+    "tap",
 ]

@@ -21,6 +21,7 @@ from uuid_utils import uuid4
 from blackboard.access.identity import PREFIX, Identity
 from blackboard.errors import UnavailableError
 from blackboard.jetstream.api import Api
+from blackboard.jetstream.client import Reader
 from blackboard.jetstream.dial import close, connect
 from blackboard.jetstream.errors import TOO_MANY_BATCHES, ApiError, BrokerError, from_api
 from blackboard.jetstream.message import Outgoing
@@ -95,7 +96,7 @@ class Connection(Api):
             UnavailableError: No address answered within 5 s.
             SettingsError: The broker refused the token, or the address is no address.
         """
-        client = Client()  # its inboxes get their names when it connects
+        client = Reader()  # its inboxes get their names when it connects
         connection = cls(client, SECRET.sub("", url), identity=identity)
         await connect(
             client,

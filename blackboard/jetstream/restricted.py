@@ -9,6 +9,7 @@ to it: the steward, who knows the policy, is asked instead, in the same words.
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, cast
@@ -18,7 +19,12 @@ import msgspec
 from nats.aio.msg import Msg
 
 from blackboard.access import filters
-from blackboard.access.identity import ACCESS_STREAM, read_subject, rights_subject
+from blackboard.access.identity import (
+    ACCESS_STREAM,
+    MAX_READ_TOKENS,
+    read_subject,
+    rights_subject,
+)
 from blackboard.access.rights import Rights
 from blackboard.codec import decode_record, encode_record
 from blackboard.errors import (
@@ -53,6 +59,32 @@ NOBODY = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """What may be read, and how: made once from rights, because it is asked for with every get."""
+
+    memories: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
+    served: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, rights: Rights) -> "_Reach":
+        """What rights reach."""
+        return cls(
+            (*filters.reads(rights), *filters.own(rights)),
+            filters.claims(rights),
+            tuple(wanted for wanted, _ in filters.served(rights)),
+        )
+
+    def ways(self, subject: str) -> tuple[tuple[str, ...], bool]:
+        """What to get at the broker, and whether the steward has to be asked as well."""
+        own = self.claims if subject.startswith("claim.") else self.memories
+        direct = filters.allowed(subject, own)
+        mapped = tuple(one for one in direct if one.count(".") < MAX_READ_TOKENS)
+        served = any(filters.intersection(subject, wanted) for wanted in self.served)
+        return mapped, served or len(mapped) < len(direct)
+
+
 class Restricted(Connection):
     """A connection of an agent that may only do what the access policy grants it."""
 
@@ -63,6 +95,7 @@ class Restricted(Connection):
         self.board = self.identity.board
         self.agent = self.identity.agent
         self._rights: Rights | None = None
+        self._reach = _Reach()
         self._known_at = 0.0
         self._learning = anyio.Lock()
         self._asking = anyio.CapacityLimiter(MAX_ASKED)
@@ -77,9 +110,12 @@ class Restricted(Connection):
             DeniedError: The policy does not know this agent.
             UnavailableError: No answer in time.
         """
+        if self._rights is not None and self._known_at >= newer_than:
+            return self._rights
         async with self._learning:
             if self._rights is None or self._known_at < newer_than:
                 self._rights = await self._read_rights()
+                self._reach = _Reach.of(self._rights)
                 self._known_at = anyio.current_time()
             return self._rights
 
@@ -114,21 +150,16 @@ class Restricted(Connection):
         Raises:
             DeniedError: There is no such right.
         """
-        if not self._readable(await self.rights(), subject):
-            if self._readable(await self._anew(), subject):
-                return
+        await self.rights()
+        if any(self._reach.ways(subject)) or not subject.startswith("mem."):
+            return  # what is nobody's memory, the broker or the steward decides on
+        await self._anew()
+        if not any(self._reach.ways(subject)):
             raise _unreadable(self.agent, self.board, subject)
 
     async def _anew(self) -> Rights:
         """The rights once more: they may have been granted a moment ago."""
         return await self.rights(newer_than=anyio.current_time() - FRESH_S)
-
-    def _readable(self, rights: Rights, subject: str) -> bool:
-        if not subject.startswith("mem."):
-            return True  # nobody's memory: the broker or the steward decides
-        direct = (*filters.reads(rights), *filters.own(rights))
-        served = (wanted for wanted, _ in filters.served(rights))
-        return bool(filters.allowed(subject, (*direct, *served)))
 
     async def api(self, verb: str, body: object = None) -> bytes:
         """Have the steward call the JetStream API, within this agent's rights.
@@ -194,10 +225,11 @@ class Restricted(Connection):
         return newest
 
     async def _newest(self, stream: str, subject: str) -> Message | None:
-        rights = await self.rights()
-        direct, served = self._ways(rights, subject)
+        await self.rights()
+        direct, served = self._reach.ways(subject)
         if not direct and not served:
-            direct, served = self._ways(await self._anew(), subject)
+            await self._anew()
+            direct, served = self._reach.ways(subject)
         if not direct and not served:
             raise _unreadable(self.agent, self.board, subject)
         gets = [partial(self._get, stream, wanted) for wanted in direct]
@@ -207,15 +239,6 @@ class Restricted(Connection):
 
     async def _ask_for(self, stream: str, subject: str) -> Message | None:
         return _one(await self._served(f"DIRECT.GET.{stream}.{subject}", None))
-
-    def _ways(self, rights: Rights, subject: str) -> tuple[tuple[str, ...], bool]:
-        """What to get at the broker, and whether the steward has to be asked as well."""
-        if subject.startswith("claim."):
-            return filters.allowed(subject, filters.claims(rights)), False
-        direct = filters.allowed(subject, (*filters.reads(rights), *filters.own(rights)))
-        return direct, any(
-            filters.intersection(subject, wanted) for wanted, _ in filters.served(rights)
-        )
 
     async def _get(self, stream: str, subject: str) -> Message | None:
         return to_message(await self.request(read_subject(self.board, self.agent, stream, subject)))

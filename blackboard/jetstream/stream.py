@@ -28,6 +28,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     atomic: bool = False
     ttl: bool = False
     compressed: bool = False
+    unsynced: bool = False
+    """Confirm before the disk has it; for one replica only, and lost only with the machine."""
     direct: bool = True
     prefix: str = ""
     """Of the subjects it listens on; what it stores has the subjects without it."""
@@ -57,6 +59,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
             "deny_delete": False,
             "compression": "s2" if self.compressed else "none",
         }
+        if self.unsynced and self.replicas == 1:
+            config["persist_mode"] = "async"
         if self.subjects:
             config["subjects"] = [self.prefix + subject for subject in self.subjects]
             if self.prefix and not self.unanswered:

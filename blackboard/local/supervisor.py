@@ -231,6 +231,7 @@ class Supervisor:
             **os.environ,
             "BLACKBOARD_URL": self._running().url,
             "BLACKBOARD_DATA": str(self._directory.path),
+            "BLACKBOARD_BROKER_LOG": str(self._directory.log(PROGRAM)),
         }
         for name in ("BLACKBOARD_TOKEN_FILE", "BLACKBOARD_CREDENTIALS"):
             environment.pop(name, None)  # of whoever started the stack

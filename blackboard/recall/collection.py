@@ -16,14 +16,15 @@ of one result cost a few calls and hide nobody.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 
 from blackboard.recall import points, predicate
-from blackboard.recall.index import Entry, Row, Scored, Signature, Vectors, Where
-from blackboard.recall.points import Candidate
+from blackboard.recall.index import Company, Entry, Row, Scored, Signature, Sparse, Vectors, Where
 from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf
+from blackboard.recall.weights import FloatArray
 from blackboard.search import CountBy, Order
 from blackboard.subjects import Ref
 
@@ -85,7 +86,7 @@ class Collection(ABC):
 
     @abstractmethod
     async def _find(
-        self, vectors: Vectors, parts: Sequence[str], condition: All, limit: int
+        self, wanted: Mapping[str, FloatArray | Sparse], condition: All, limit: int
     ) -> list[list[Point]]:
         """The best points of each part, best first, with the fields of a candidate."""
 
@@ -120,24 +121,26 @@ class Collection(ABC):
         condition = predicate.compile(where)
         if condition is None or limit < 1:
             return found
-        wanted = [part for part in PARTS if part != points.WORDS or vectors.words.indices]
-        best = {part: dict[str, tuple[Candidate, float]]() for part in wanted}
+        wanted: dict[str, FloatArray | Sparse] = {points.BARE: vectors.bare}
+        if vectors.words.indices:
+            wanted[points.WORDS] = vectors.words
+        best = {part: dict[str, Scored]() for part in wanted}
         fetch = limit + SLACK
         while wanted:
-            folded = {key for part in wanted for key, (one, _) in best[part].items() if one.shows}
-            rest = _without(condition, folded)
-            answers = await self._find(vectors, wanted, rest, fetch)
-            again: list[str] = []
-            for part, answer in zip(wanted, answers, strict=True):
+            folded = {
+                key for part in wanted for key, one in best[part].items() if one.candidate.shows
+            }
+            answers = await self._find(wanted, _without(condition, folded), fetch)
+            again: dict[str, FloatArray | Sparse] = {}
+            for (part, vector), answer in zip(wanted.items(), answers, strict=True):
                 for point in answer:
                     one = points.candidate(point.fields)
-                    best[part].setdefault(one.key, (one, point.score))
+                    best[part].setdefault(one.key, Scored(one, point.score))
                 if len(best[part]) < limit and len(answer) == fetch:
-                    again.append(part)
+                    again[part] = vector
             wanted, fetch = again, min(2 * fetch, MAX_FETCH)
         for part, kept in best.items():
-            ranked = sorted(kept.values(), key=lambda each: -each[1])[:limit]
-            found[part] = [points.scored(one, score) for one, score in ranked]
+            found[part] = sorted(kept.values(), key=_score, reverse=True)[:limit]
         return found
 
     async def select(self, where: Where, order: Order, limit: int, after: Row | None) -> list[Row]:
@@ -163,18 +166,29 @@ class Collection(ABC):
             counts[what] = _named(values) if what == "tag" else values
         return await self._count(condition), counts
 
-    async def newest(self, session: str, access: str, user: str | None, before: int) -> Ref | None:
+    async def newest(self, company: Company, before: int) -> Ref | None:
         """The last memory before a revision, of its company; see `Index.newest`."""
+        user = company.user
         condition = All(
             (
-                OneOf("session", (predicate.kept(session),)),
-                OneOf("access", (access,)),
+                OneOf("session", (predicate.kept(company.session),)),
+                OneOf("access", (company.access,)),
+                OneOf("topic", (company.topic,)),
                 Empty("user") if user is None else OneOf("user", (predicate.kept(user),)),
+                Empty("shows"),
                 Between("revision", lt=before),
             )
         )
         found = await self._scroll(condition, 1, Sort("revision", descending=True), _ROW)
         return _pinned(found[0]) if found else None
+
+    async def borrowers(self, refs: Sequence[Ref]) -> list[Ref]:
+        """The memories that borrowed words of these; see `Index.borrowers`."""
+        if not refs:
+            return []
+        condition = All((OneOf("borrowed", tuple(str(ref.unpinned) for ref in refs)),))
+        found = await self._scroll(condition, MAX_FETCH, None, _ROW)
+        return [_pinned(point) for point in found]
 
     async def vectors(self, ref: Ref) -> Vectors | None:
         """The vectors of a memory; None when it is not there."""
@@ -297,6 +311,7 @@ class Collection(ABC):
 
 
 _ROW = ["ref", "revision"]
+_score = attrgetter("score")
 
 
 def _without(condition: All, folded: set[str]) -> All:

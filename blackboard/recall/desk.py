@@ -60,8 +60,7 @@ class Desk:
             vectors = await self._vectors(kept, request.text)
             moment = now()
             where = Where(request.where, grants, moment)
-            depth = max(DEPTH, request.limit)
-            parts = await kept.index.search(vectors, where, depth)
+            parts = await kept.index.search(vectors, where, max(DEPTH, request.limit))
             ranked = rank(
                 parts,
                 limit=request.limit if grants is None else WIDER * request.limit,

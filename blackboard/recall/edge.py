@@ -30,6 +30,7 @@ from blackboard.recall.collection import MAX_VALUES, TAKE, Collection, Point, So
 from blackboard.recall.directory import Directory
 from blackboard.recall.index import Entry, Signature, Sparse, Vectors
 from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf, Some
+from blackboard.recall.weights import FloatArray
 from blackboard.subjects import Ref
 
 UNSORTED = 5_000
@@ -235,17 +236,17 @@ class EdgeIndex(Collection):
     # What `Collection` asks for.
 
     async def _find(
-        self, vectors: Vectors, parts: Sequence[str], condition: All, limit: int
+        self, wanted: Mapping[str, FloatArray | Sparse], condition: All, limit: int
     ) -> list[list[Point]]:
         filter = spell(condition)  # noqa: A001
         requests = [
             edge.QueryRequest(
                 limit=limit,
-                query=edge.Query.Nearest(_vector(part, vectors), using=part),
+                query=edge.Query.Nearest(_vector(vector), using=part),
                 filter=filter,
                 with_payload=points.SCORED,
             )
-            for part in parts
+            for part, vector in wanted.items()
         ]
         answers = await self._run(self._shard.query_batch, edge.QueryBatchRequest(requests))
         return [[Point(hit.payload or {}, hit.score) for hit in answer] for answer in answers]
@@ -370,17 +371,20 @@ def _create(path: Path, signature: Signature) -> edge.EdgeShard:
     return shard
 
 
-def _vector(part: str, vectors: Vectors) -> Any:
-    if part == points.BARE:
-        return vectors.bare.tolist()  # the engine takes an array number by number, ten times slower
-    return edge.SparseVector(list(vectors.words.indices), list(vectors.words.values))
+def _vector(vector: FloatArray | Sparse) -> Any:
+    if isinstance(vector, Sparse):
+        return edge.SparseVector(list(vector.indices), list(vector.values))
+    return vector.tolist()  # the engine takes an array number by number, ten times slower
 
 
 def _upserts(entries: Mapping[str, Entry]) -> list[edge.UpdateOperation]:
     made = [
         edge.Point(
             place,
-            {part: _vector(part, entry.vectors) for part in (points.BARE, points.WORDS)},
+            {
+                points.BARE: _vector(entry.vectors.bare),
+                points.WORDS: _vector(entry.vectors.words),
+            },
             points.payload(entry),
         )
         for place, entry in entries.items()

@@ -20,7 +20,7 @@ from blackboard.errors import (
 from blackboard.messages import Memory
 from blackboard.reader import Reader
 from blackboard.recall.embed import Embedder
-from blackboard.recall.index import Entry, Index, Vectors
+from blackboard.recall.index import Company, Entry, Index, Vectors
 from blackboard.recall.text import HISTORY, Texts, leaning, plain, texts_of
 from blackboard.recall.weights import FloatArray
 from blackboard.subjects import ONCE, Ref
@@ -30,14 +30,11 @@ logger = logging.getLogger(__name__)
 MAX_BLOB_BYTES = 4 * 1024 * 1024
 """Larger content is not fetched to be indexed; its `text`, or its topic and tags, stand for it."""
 SESSIONS = 10_000
-"""Sessions whose last memories are at hand; of others they are looked up."""
+"""Companies whose last memories are at hand; of others they are looked up."""
 STRIDE = 8
 """Texts made at a time, between which searches get their turn."""
 KEPT_CHARS = 1_000
 PROBE = "Is anybody there?"
-
-Place = tuple[str, str, str | None]
-"""Session, label and data subject: only within these does one memory explain another."""
 
 
 class Entries:
@@ -57,22 +54,33 @@ class Entries:
         self._reader = reader
         self._index = index
         self._embedder = embedder
-        self._said: OrderedDict[Place, deque[Memory]] = OrderedDict()
-        self._places: dict[Ref, Place] = {}
+        self._said: OrderedDict[Company, deque[Memory]] = OrderedDict()
+        self._companies: dict[Ref, Company] = {}
         self.skipped = 0
         self.seconds: dict[str, float] = {"content": 0.0, "texts": 0.0, "embedding": 0.0}
 
-    async def of(self, memories: Sequence[Memory]) -> tuple[list[Entry], list[Ref]]:
+    async def of(
+        self, memories: Sequence[Memory], gone: Sequence[Ref] = ()
+    ) -> tuple[list[Entry], list[Ref]]:
         """Make entries of revisions, in the order of the stream.
 
+        Args:
+            memories: New, or revised.
+            gone: Taken back at the same time.
+
         Returns:
-            The entries, and the memories of which none could be made.
+            The entries, and the memories of which none could be made. Among the entries are those
+            of memories that had borrowed words of one that is revised or gone: without them.
 
         Raises:
             RetryableError: The broker, the index or the embedder does not answer; again later.
         """
+        changed = {*(memory.ref.unpinned for memory in memories), *gone}
+        for ref in changed:
+            self._forget(ref)
         texts: dict[Ref, Texts] = {}
         shown: dict[Ref, Vectors] = {}
+        borrowed: dict[Ref, tuple[Ref, ...]] = {}
         failed: list[Ref] = []
         for number, memory in enumerate(memories, 1):
             if number % STRIDE == 0:
@@ -87,36 +95,62 @@ class Entries:
             elif target is not None and target in texts:
                 texts[ref] = texts[target]
                 continue
-            made = await self._texts(memory)
+            made = await self._texts(memory, changed)
             if made is None:
                 failed.append(ref)
             else:
-                texts[ref] = made
+                texts[ref], borrowed[ref] = made
         vectors, refused = await self._embedded(texts)
         entries: list[Entry] = []
         for memory in memories:
             ref = memory.ref.unpinned
             found = shown.get(ref) or vectors.get(ref)
             if found is not None:
-                entries.append(_entry(memory, found))
+                entries.append(_entry(memory, found, borrowed.get(ref, ())))
         self.skipped += len(refused)
-        return entries, [*failed, *refused]
+        return [*entries, *await self._bereft(changed)], [*failed, *refused]
 
-    def forget(self, ref: Ref) -> None:
-        """Leave a memory out of what explains the ones behind it."""
-        place = self._places.pop(ref, None)
-        if place is not None:
-            said = self._said[place]
-            for memory in [memory for memory in said if memory.ref == ref]:
-                said.remove(memory)
+    def _forget(self, ref: Ref) -> None:
+        """Look up again what was said in the company of a memory that is another one now."""
+        company = self._companies.get(ref)
+        if company is not None:
+            for memory in self._said.pop(company):
+                self._companies.pop(memory.ref, None)
 
-    async def _texts(self, memory: Memory) -> Texts | None:
+    async def _bereft(self, changed: set[Ref]) -> list[Entry]:
+        """Those that had borrowed words of what changed, with words of what is before them now."""
+        entries: list[Entry] = []
+        for ref in await self._index.borrowers(list(changed)):
+            entry = None if ref.unpinned in changed else await self._index.get(ref)
+            if entry is None or entry.revision != ref.revision:
+                continue
+            try:
+                memory = await self._full(await self._reader.unfilled(ref))
+            except RetryableError:
+                raise
+            except BlackboardError:
+                continue  # it changed too, and what it became is on its way here
+            company = _company(memory)
+            before = [] if company is None else await self._look_up(company, memory, changed)
+            texts = texts_of(memory, before)
+            if texts is not None:
+                vectors = Vectors(entry.vectors.bare, texts.words)
+                entries.append(
+                    msgspec.structs.replace(entry, vectors=vectors, borrowed=_refs(before))
+                )
+        return entries
+
+    async def _texts(
+        self, memory: Memory, changed: set[Ref]
+    ) -> tuple[Texts, tuple[Ref, ...]] | None:
+        """What is indexed of a memory, and of whom it borrows."""
         try:
             with self._timed("content"):
                 full = await self._full(memory)
-                before = await self._before(full)
+                before = await self._before(full, changed)
             with self._timed("texts"):
-                return texts_of(full, before)
+                made = texts_of(full, before)
+                return None if made is None else (made, _refs(before))
         except RetryableError:
             raise
         except (GoneError, NotFoundError, HistoryGoneError):
@@ -142,45 +176,50 @@ class Entries:
             return msgspec.structs.replace(memory, content=None, blob=None)
         return await self._reader.filled(memory)
 
-    async def _before(self, memory: Memory) -> list[Memory]:
+    async def _before(self, memory: Memory, changed: set[Ref]) -> list[Memory]:
         """What was said before it, the nearest first, and note what this one says."""
-        if memory.session is None or memory.topic.split(".")[0] == ONCE:
+        company = _company(memory)
+        if company is None:
             return []
-        place = memory.session, memory.access, memory.user
-        said = self._said.get(place)
+        said = self._said.get(company)
         if said is None:
-            said = self._said[place] = deque(await self._look_up(place, memory))
-            self._places.update((one.ref, place) for one in said)
+            found = await self._look_up(company, memory, changed)
+            said = self._said[company] = deque(found[::-1])
+            self._companies.update((one.ref, company) for one in said)
             if len(self._said) > SESSIONS:
                 for one in self._said.popitem(last=False)[1]:
-                    self._places.pop(one.ref, None)
-        self._said.move_to_end(place)
-        self.forget(memory.ref)
+                    self._companies.pop(one.ref, None)
+        self._said.move_to_end(company)
         before = list(reversed(said))[:HISTORY]
         kept = plain(memory)[:KEPT_CHARS]
         said.append(msgspec.structs.replace(memory, content=kept, content_of=None, blob=None))
-        self._places[memory.ref] = place
-        if len(said) > HISTORY + 1:
-            self._places.pop(said.popleft().ref, None)
+        self._companies[memory.ref] = company
+        if len(said) > HISTORY:
+            self._companies.pop(said.popleft().ref, None)
         return before
 
-    async def _look_up(self, place: Place, memory: Memory) -> list[Memory]:
-        """The last memories of a session before this one, the oldest first."""
-        session, access, user = place
+    async def _look_up(self, company: Company, memory: Memory, changed: set[Ref]) -> list[Memory]:
+        """The last memories of a company before this one, the nearest first.
+
+        Those that change at the same time are left out: what they were is over, and what they
+        become comes later.
+        """
         found: list[Memory] = []
         below = memory.revision
         while len(found) < HISTORY:
-            ref = await self._index.newest(session, access, user, below)
+            ref = await self._index.newest(company, below)
             if ref is None or ref.revision is None:
                 break
             below = ref.revision
+            if ref.unpinned in changed:
+                continue
             try:
-                found.append(await self._full(await self._reader.pinned(ref)))
+                found.append(await self._full(await self._reader.unfilled(ref)))
             except RetryableError:
                 raise
             except BlackboardError:
                 continue  # taken back meanwhile
-        return found[::-1]
+        return found
 
     async def _embedded(self, texts: dict[Ref, Texts]) -> tuple[dict[Ref, Vectors], list[Ref]]:
         """Embed each different text once; also gives those that the embedder refuses."""
@@ -225,6 +264,17 @@ def _vectors(texts: Texts, rows: FloatArray, places: Mapping[str, int]) -> Vecto
     return Vectors(leaning(rows[places[texts.bare]], author), texts.words)
 
 
+def _company(memory: Memory) -> Company | None:
+    """Whose words a memory borrows; None for one without session, or that shows a result."""
+    if memory.session is None or _shows(memory) is not None:
+        return None
+    return Company(memory.session, memory.access, memory.topic, memory.user)
+
+
+def _refs(memories: Sequence[Memory]) -> tuple[Ref, ...]:
+    return tuple(memory.ref.unpinned for memory in memories)
+
+
 def _shows(memory: Memory) -> Ref | None:
     """The result whose content a memory shows; a result shows itself."""
     if memory.content_of is not None:
@@ -232,7 +282,7 @@ def _shows(memory: Memory) -> Ref | None:
     return memory.ref.unpinned if memory.topic.split(".")[0] == ONCE else None
 
 
-def _entry(memory: Memory, vectors: Vectors) -> Entry:
+def _entry(memory: Memory, vectors: Vectors, borrowed: tuple[Ref, ...]) -> Entry:
     if memory.stored is None:
         raise AssertionError("a memory from the stream has a time")
     return Entry(
@@ -250,6 +300,7 @@ def _entry(memory: Memory, vectors: Vectors) -> Entry:
         expires=memory.expires,
         sources=tuple(ref.unpinned for ref in memory.sources),
         shows=_shows(memory),
+        borrowed=borrowed,
         text=plain(memory) if memory.kind == "summary" and memory.content is not None else None,
         vectors=vectors,
     )

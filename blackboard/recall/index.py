@@ -32,6 +32,18 @@ class Vectors(msgspec.Struct, frozen=True):
     words: Sparse
 
 
+class Company(msgspec.Struct, frozen=True):
+    """The only memories that may explain one another: whoever may read one may read them all.
+
+    A memory borrows words of those before it, so it tells who finds it a little about them.
+    """
+
+    session: str
+    access: str
+    topic: str
+    user: str | None = None
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One memory as the index holds it: its newest revision.
 
@@ -51,6 +63,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         sources: Unpinned.
         shows: The result of `once` whose content it shows, unpinned; a result shows itself. Hits
             that show the same fold into one.
+        borrowed: The memories before it whose words are among its own, unpinned.
         text: Kept for summaries only.
         vectors: For the search.
     """
@@ -69,6 +82,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     expires: datetime | None = None
     sources: tuple[Ref, ...] = ()
     shows: Ref | None = None
+    borrowed: tuple[Ref, ...] = ()
     text: str | None = None
     vectors: Vectors
 
@@ -87,16 +101,36 @@ class Where(msgspec.Struct, frozen=True):
     now: datetime
 
 
+class Candidate(msgspec.Struct, frozen=True, array_like=True):
+    """What the ranking needs of a memory, as an engine hands it over: texts, nothing parsed.
+
+    Attributes:
+        ref: Unpinned.
+        revision: That was taken in.
+        stored: Microseconds since 1970.
+        priority: 0 to 1.
+        shows: See `Entry`.
+        session: Or a digest of it.
+    """
+
+    ref: str
+    revision: int
+    stored: int
+    priority: float
+    shows: str | None = None
+    session: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What it counts as: the result that it shows, or itself."""
+        return self.shows or self.ref
+
+
 class Scored(msgspec.Struct, frozen=True):
     """A candidate of one part of the search, with that part's own score."""
 
-    ref: Ref
-    revision: int
+    candidate: Candidate
     score: float
-    stored: datetime
-    priority: float
-    shows: Ref | None = None
-    session: str | None = None
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -221,8 +255,12 @@ class Index(Protocol):
         """How many match, and how many per value; tags as `name=value`."""
         ...
 
-    async def newest(self, session: str, access: str, user: str | None, before: int) -> Ref | None:
-        """The last memory below a revision in the same session, label and data subject, pinned."""
+    async def newest(self, company: Company, before: int) -> Ref | None:
+        """The last memory below a revision in the same company that shows no result, pinned."""
+        ...
+
+    async def borrowers(self, refs: Sequence[Ref]) -> list[Ref]:
+        """The memories that borrowed words of these, pinned to what was taken in."""
         ...
 
     async def vectors(self, ref: Ref) -> Vectors | None:

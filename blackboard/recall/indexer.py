@@ -189,8 +189,6 @@ class Indexer:
                 newest[memory.ref.unpinned] = memory
         live = [memory for memory in newest.values() if _is_live(memory)]
         gone = [ref for ref, memory in newest.items() if not _is_live(memory)]
-        for ref in gone:
-            self._entries.forget(ref)
         pause_s = RETRY_S
         while True:
             try:
@@ -211,8 +209,9 @@ class Indexer:
 
     async def _apply(self, live: Sequence[Memory], gone: Sequence[Ref], position: int) -> None:
         skipped = self.skipped
-        entries, failed = await self._entries.of(live)
+        # Both under the lock: what expires in between may not leave its words behind.
         async with self._writing:
+            entries, failed = await self._entries.of(live, gone)
             # What cannot be indexed must not be found as what it was before.
             began = time.perf_counter()
             await self.index.apply(entries, [*gone, *failed], position)
@@ -243,7 +242,8 @@ class Indexer:
                 async with self._writing:
                     over = await self.index.expired(now(), SWEEP)
                     if over:
-                        await self.index.apply([], over, self.position)
+                        bereft, _ = await self._entries.of([], over)
+                        await self.index.apply(bereft, over, self.position)
                         self._dirty = True
             except RetryableError as error:
                 logger.debug("indexer.sweep", extra={"error": str(error)})

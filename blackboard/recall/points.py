@@ -16,9 +16,9 @@ import numpy as np
 from blackboard.errors import InvalidError
 from blackboard.recall.index import (
     BrokenIndexError,
+    Candidate,
     Entry,
     MismatchError,
-    Scored,
     Signature,
     Vectors,
 )
@@ -26,7 +26,7 @@ from blackboard.recall.predicate import kept, microseconds, places, tag, untag
 from blackboard.recall.weights import FloatArray
 from blackboard.subjects import BB_NAMESPACE, Ref
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Counted up when the same memory would give another point, or an engine keep it in another way: an
 index of another format is built anew."""
 Kind = Literal["keyword", "integer", "float"]
@@ -43,6 +43,7 @@ FIELDS: Final[dict[str, Kind]] = {
     "tags": "keyword",
     "sources": "keyword",
     "shows": "keyword",
+    "borrowed": "keyword",
     "depth": "integer",
     "revision": "integer",
     "stored": "integer",
@@ -59,22 +60,6 @@ SCORED = [CANDIDATE]
 BARE = "bare"
 WORDS = "words"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Candidate(msgspec.Struct, frozen=True, array_like=True):
-    """What ranking needs of a memory; see `Entry`."""
-
-    ref: str
-    revision: int
-    stored: int
-    priority: float
-    shows: str | None = None
-    session: str | None = None
-
-    @property
-    def key(self) -> str:
-        """What it counts as: the result that it shows, or itself."""
-        return self.shows or self.ref
 
 
 _read_candidate = msgspec.json.Decoder(Candidate).decode
@@ -119,6 +104,8 @@ def payload(entry: Entry) -> Payload:
         fields["sources"] = [str(source.unpinned) for source in entry.sources]
     if entry.shows is not None:
         fields["shows"] = str(entry.shows.unpinned)
+    if entry.borrowed:
+        fields["borrowed"] = [str(before.unpinned) for before in entry.borrowed]
     if entry.text is not None:
         fields["text"] = entry.text
     return fields
@@ -142,6 +129,7 @@ def entry(fields: Mapping[str, Any], vectors: Vectors) -> Entry:
         expires=None if expires is None else moment(expires),
         sources=tuple(ref(source) for source in fields.get("sources", ())),
         shows=None if shows is None else ref(shows),
+        borrowed=tuple(ref(before) for before in fields.get("borrowed", ())),
         text=fields.get("text"),
         vectors=vectors,
     )
@@ -168,19 +156,6 @@ def _candidate(fields: Payload, entry: Entry) -> str:
         None if entry.session is None else kept(entry.session),
     )
     return msgspec.json.encode(seen).decode()
-
-
-def scored(found: Candidate, score: float) -> Scored:
-    """A candidate with its score."""
-    return Scored(
-        ref=ref(found.ref),
-        revision=found.revision,
-        score=score,
-        stored=moment(found.stored),
-        priority=found.priority,
-        shows=None if found.shows is None else ref(found.shows),
-        session=found.session,
-    )
 
 
 def check(vectors: Vectors, signature: Signature) -> None:

@@ -21,6 +21,7 @@ from blackboard.recall import points, server
 from blackboard.recall.collection import MAX_VALUES, TAKE, Collection, Point, Sort
 from blackboard.recall.index import Entry, Signature, Sparse, Vectors
 from blackboard.recall.predicate import All, Between, Condition, Empty, Not, OneOf, Some
+from blackboard.recall.weights import FloatArray
 from blackboard.subjects import BB_NAMESPACE, Ref
 
 BOOKS: Final = str(uuid.uuid5(BB_NAMESPACE, "index"))
@@ -189,18 +190,18 @@ class QdrantIndex(Collection):
     # What `Collection` asks for.
 
     async def _find(
-        self, vectors: Vectors, parts: Sequence[str], condition: All, limit: int
+        self, wanted: Mapping[str, FloatArray | Sparse], condition: All, limit: int
     ) -> list[list[Point]]:
         filter = spell(condition)  # noqa: A001
         requests = [
             models.QueryRequest(
-                query=_query(part, vectors),
+                query=_vector(vector),
                 using=part,
                 filter=filter,
                 limit=limit,
                 with_payload=points.SCORED,
             )
-            for part in parts
+            for part, vector in wanted.items()
         ]
         answers = await self._ask(self._client.query_batch_points(self._name, requests))
         return [
@@ -282,18 +283,16 @@ def spell(condition: Condition) -> Any:
             return models.Filter(must_not=[spell(part)])
 
 
-def _query(part: str, vectors: Vectors) -> Any:
-    if part == points.WORDS:
-        words = vectors.words
-        return models.SparseVector(indices=list(words.indices), values=list(words.values))
-    return vectors.bare.tolist()
+def _vector(vector: FloatArray | Sparse) -> Any:
+    if isinstance(vector, Sparse):
+        return models.SparseVector(indices=list(vector.indices), values=list(vector.values))
+    return vector.tolist()
 
 
 def _point(place: str, entry: Entry) -> models.PointStruct:
-    words = entry.vectors.words
     vectors: Any = {
-        points.BARE: entry.vectors.bare.tolist(),
-        points.WORDS: models.SparseVector(indices=list(words.indices), values=list(words.values)),
+        points.BARE: _vector(entry.vectors.bare),
+        points.WORDS: _vector(entry.vectors.words),
     }
     return models.PointStruct(id=place, vector=vectors, payload=points.payload(entry))
 

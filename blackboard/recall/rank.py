@@ -13,11 +13,10 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-import msgspec
-
-from blackboard.recall.index import Scored
+from blackboard.recall import points
+from blackboard.recall.index import Candidate, Scored
+from blackboard.recall.predicate import microseconds
 from blackboard.search import Found
-from blackboard.subjects import Ref
 
 DEPTH = 100
 """Candidates to ask each part for. More changes nothing that can be measured (perf/README.md)."""
@@ -29,23 +28,36 @@ FAR = 1e100
 """No engine gives such a score, and the squares of larger ones have no number."""
 HALF_LIFE_DAYS = 7.0
 """Age at which half of the bonus for being new is left."""
+_DAY = 86_400e6
 
 
-class _Result(msgspec.Struct):
-    """A memory, or all that show the same result: they make one hit."""
+class _Result:
+    """A memory, or all that show the same result: they make one hit.
 
-    best: Scored
-    """The memory that stands for all: the one that matches best, of equal ones the newest."""
-    most: float
-    """Its share."""
-    shares: dict[str, float]
-    sessions: set[str]
+    Attributes:
+        best: The memory that stands for all: the one that matches best, of equal ones the newest.
+        most: Its share.
+        shares: The best of each part.
+        sessions: In which any of them is.
+        score: What it has in all.
+    """
 
-    def add(self, part: str, candidate: Scored, share: float) -> None:
-        self.shares[part] = max(share, self.shares.get(part, 0.0))
+    __slots__ = ("best", "most", "score", "sessions", "shares")
+
+    def __init__(self, best: Candidate) -> None:
+        self.best = best
+        self.most = -1.0
+        self.shares: dict[str, float] = {}
+        self.sessions: list[str] = []
+        self.score = 0.0
+
+    def add(self, part: str, candidate: Candidate, share: float) -> None:
+        """Take in what one part says of one memory."""
+        if share >= self.shares.get(part, 0.0):
+            self.shares[part] = share
         if candidate.session is not None:
-            self.sessions.add(candidate.session)
-        if (share, candidate.revision) > (self.most, self.best.revision):
+            self.sessions.append(candidate.session)
+        if share > self.most or (share == self.most and candidate.revision > self.best.revision):
             self.best, self.most = candidate, share
 
 
@@ -74,30 +86,48 @@ def rank(
     """
     results = _results(parts)
     _lift(results)
-    top = max((math.fsum(each.shares.values()) for each in results), default=0.0) or 1.0
-    scored: list[tuple[float, int, _Result]] = []
-    for each in results:
-        why = each.shares = {part: share / top for part, share in each.shares.items()}
-        if recency:
-            why["recency"] = recency * _newness(each.best.stored, now)
-        if priority:
-            why["priority"] = priority * each.best.priority
-        scored.append((math.fsum(why.values()), each.best.revision, each))
-    scored.sort(key=lambda each: each[:2], reverse=True)
-    return [
-        Found(each.best.ref.pinned(revision), score, each.shares)
-        for score, revision, each in scored[:limit]
-    ]
+    top = max((each.score for each in results), default=0.0) or 1.0
+    if recency or priority:
+        for each in results:
+            each.score += top * sum(_bonus(each.best, now, recency, priority).values())
+    results.sort(key=_place, reverse=True)
+    # Only what is given back is spelled out.
+    hits: list[Found] = []
+    for each in results[:limit]:
+        why = {part: share / top for part, share in each.shares.items()}
+        why |= _bonus(each.best, now, recency, priority)
+        ref = points.ref(each.best.ref).pinned(each.best.revision)
+        hits.append(Found(ref, each.score / top, why))
+    return hits
+
+
+def _place(result: _Result) -> tuple[float, int]:
+    return result.score, result.best.revision
+
+
+def _bonus(
+    candidate: Candidate, now: datetime, recency: float, priority: float
+) -> dict[str, float]:
+    """What a memory gains beside its match."""
+    bonus: dict[str, float] = {}
+    if recency:
+        bonus["recency"] = recency * _newness(candidate.stored, now)
+    if priority:
+        bonus["priority"] = priority * candidate.priority
+    return bonus
 
 
 def _results(parts: Mapping[str, Sequence[Scored]]) -> list[_Result]:
-    results: dict[Ref, _Result] = {}
+    results: dict[str, _Result] = {}
     for part in sorted(WEIGHTS.keys() & parts.keys()):
-        candidates = parts[part]
+        candidates, weight = parts[part], WEIGHTS[part]
         for each, share in zip(candidates, _shares(candidates), strict=True):
-            shown = (each.shows or each.ref).unpinned
-            result = results.setdefault(shown, _Result(each, -1.0, {}, set()))
-            result.add(part, each, WEIGHTS[part] * share)
+            one = each.candidate
+            key = one.key
+            result = results.get(key)
+            if result is None:
+                result = results[key] = _Result(one)
+            result.add(part, one, weight * share)
     return list(results.values())
 
 
@@ -107,10 +137,9 @@ def _shares(candidates: Sequence[Scored]) -> list[float]:
     What a part does not name has 0. It lies at the part's lowest or below; where the part had room
     for more, it has nothing in common with the question, and 0 is the lowest.
     """
-    scores = [
-        max(-FAR, min(each.score, FAR)) if math.isfinite(each.score) else -math.inf
-        for each in candidates
-    ]
+    scores = [each.score for each in candidates]
+    if not all(-FAR <= score <= FAR for score in scores):
+        scores = [_sound(score) for score in scores]
     lowest = min((score for score in scores if score > -math.inf), default=0.0)
     if len(scores) < DEPTH:
         lowest = min(lowest, 0.0)
@@ -121,18 +150,23 @@ def _shares(candidates: Sequence[Scored]) -> list[float]:
     return [1.0 if score > -math.inf else 0.0 for score in scores]
 
 
+def _sound(score: float) -> float:
+    return max(-FAR, min(score, FAR)) if math.isfinite(score) else -math.inf
+
+
 def _lift(results: Sequence[_Result]) -> None:
     """Add to each result a share of the best of its session; of its own where it has none."""
-    own = [math.fsum(each.shares.values()) for each in results]
     best: dict[str, float] = {}
-    for each, match in zip(results, own, strict=True):
+    for each in results:
+        each.score = sum(each.shares.values())
         for session in each.sessions:
-            best[session] = max(match, best.get(session, 0.0))
-    for each, match in zip(results, own, strict=True):
-        nearby = max((best[session] for session in each.sessions), default=match)
-        each.shares["session"] = LIFT * nearby
+            best[session] = max(each.score, best.get(session, 0.0))
+    for each in results:
+        nearby = max(map(best.__getitem__, each.sessions)) if each.sessions else each.score
+        each.shares["session"] = lift = LIFT * nearby
+        each.score += lift
 
 
-def _newness(stored: datetime, now: datetime) -> float:
-    days = max(0.0, (now - stored).total_seconds()) / 86_400
+def _newness(stored: int, now: datetime) -> float:
+    days = max(0, microseconds(now) - stored) / _DAY
     return 0.5 ** (days / HALF_LIFE_DAYS)

@@ -21,11 +21,11 @@ from blackboard.messages import Memory
 from blackboard.recall.index import Sparse
 from blackboard.recall.weights import FloatArray
 
-RECIPE = 1
+RECIPE = 2
 """Counted up when the same memory would give another text or other words: an index of another
 recipe is built again."""
 HISTORY = 2
-"""Memories before this one, of the same session, label and data subject, whose words it borrows."""
+"""Memories before this one, of the same company (`index.Company`), whose words it borrows."""
 MAX_CHARS = 16_384
 """Of one memory or question; what follows is not indexed."""
 MAX_BORROWED_CHARS = 1_000
@@ -79,9 +79,8 @@ def texts_of(memory: Memory, previous: Sequence[Memory] = ()) -> Texts | None:
     Args:
         memory: With its content: a blob loaded, a light memory with the content that it shows. One
             without is indexed by its `text`, else by topic, kind and tags.
-        previous: The memories before it in the same session, label and data subject, the nearest
-            first; `HISTORY` of them are used. They must not be of another label or data subject:
-            who finds this memory learns a little of their words, and erasing them would leave it.
+        previous: The memories before it in the same company (`index.Company`), the nearest first;
+            `HISTORY` of them are used.
 
     Returns:
         None for a tombstone.

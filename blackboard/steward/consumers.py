@@ -8,7 +8,7 @@ comes again.
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -54,6 +54,7 @@ POLICIES = {
     "by_start_time": ("opt_start_time",),
 }
 """Where a consumer may begin, and the setting that belongs to it."""
+Announce = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class Consumers:
@@ -67,10 +68,14 @@ class Consumers:
         self._cards = f"KV_{presence_bucket(board)}"
         self._readers: dict[str, set[str]] = {}
 
-    async def create(
-        self, rights: Rights, rest: str, body: Body
-    ) -> tuple[bytes, Mapping[str, Any]]:
-        """Make a consumer; returns the broker's answer and the settings that it got.
+    async def create(self, rights: Rights, rest: str, body: Body, announce: Announce) -> bytes:
+        """Make a consumer; returns the broker's answer.
+
+        Args:
+            rights: Of the agent that asks for it.
+            rest: Stream and name, as in the subject of the request.
+            body: Of the request.
+            announce: Awaited with the settings that it gets before it is made; it may refuse.
 
         Raises:
             DeniedError: It would read what its agent may not, or is not its own.
@@ -85,8 +90,8 @@ class Consumers:
         else:
             config = self._handler(rights, stream, name, config)
         wanted = {"stream_name": stream, "config": config, "action": "create"}
-        answer = await self._connection.api(f"CONSUMER.CREATE.{stream}.{name}", wanted)
-        return answer, config
+        await announce(config)
+        return await self._connection.api(f"CONSUMER.CREATE.{stream}.{name}", wanted)
 
     def _reader(
         self, rights: Rights, stream: str, name: str, config: Mapping[str, Any]

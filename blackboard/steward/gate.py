@@ -22,6 +22,8 @@ from blackboard.errors import BlackboardError, DeniedError, InvalidError, Retrya
 from blackboard.jetstream import Answer, BrokerError, Connection, Message, NoStreamError
 from blackboard.jetstream.errors import STREAM_MISSING
 from blackboard.layout import create_presence, limits_of
+from blackboard.ledger import Denied, Ledger, Served
+from blackboard.ledger.deliveries import follow_of
 from blackboard.records import ApiRequest, ServedMessage, ServedMessages
 from blackboard.roster import Roster
 from blackboard.steward.consumers import Consumers
@@ -54,8 +56,6 @@ CODES: Sequence[tuple[type[BlackboardError], int]] = (
 
 Body = dict[str, Any] | None
 Serve = Callable[["Caller", str, Body], Awaitable[bytes]]
-Note = Callable[[str, str, str, str], Awaitable[None]]
-"""Records that an agent was served or denied: agent, act, what, and outcome."""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -83,14 +83,15 @@ class Gate:
         connection: The steward's.
         board: The board.
         roster: Who may do what.
-        note: Told of everything that was served or denied, before the answer leaves.
+        ledger: Told of everything that was served, before the answer leaves; what it cannot record
+            is not served. And of what was denied.
     """
 
-    def __init__(self, connection: Connection, board: str, roster: Roster, note: Note) -> None:
+    def __init__(self, connection: Connection, board: str, roster: Roster, ledger: Ledger) -> None:
         self._connection = connection
         self._board = board
         self._roster = roster
-        self._note = note
+        self._ledger = ledger
         self._memories = memory_stream(board)
         self._consumers = Consumers(connection, board)
         self._verbs: Mapping[str, Serve] = {
@@ -124,7 +125,7 @@ class Gate:
             return encode_record(_Refusal(_Error(error.code, error.code, str(error))))
         except BlackboardError as error:
             if isinstance(error, DeniedError):
-                await self._note(agent, "denied", verb, str(error))
+                self._ledger.note(Denied(agent=agent, act=verb, what="", missing=str(error)))
             return next(code for kind, code in CODES if isinstance(error, kind)), str(error)
         except Exception as error:
             logger.exception("a request failed")
@@ -141,10 +142,13 @@ class Gate:
         await self._consumers.enforce(self._roster.all)
 
     async def _create(self, caller: Caller, rest: str, body: Body) -> bytes:
-        answer, config = await self._consumers.create(caller.rights, rest, body)
-        what = {"stream": rest.partition(".")[0], **config}
-        await self._note(caller.agent, "follow", msgspec.json.encode(what).decode(), "ok")
-        return answer
+        async def announce(config: Mapping[str, Any]) -> None:
+            stream = rest.partition(".")[0]
+            info = await self._connection.stream(stream)
+            last = 0 if info is None else info.state.last_seq
+            await self._ledger.noted(follow_of(caller.agent, stream, config, last))
+
+        return await self._consumers.create(caller.rights, rest, body, announce)
 
     async def _consumer(self, caller: Caller, rest: str, _: Body) -> bytes:
         return await self._consumers.info(caller.rights, rest)
@@ -186,6 +190,7 @@ class Gate:
         found = await self._find_message(caller, stream, _Wanted.read(body), leader=True)
         if found is None:
             return encode_record(_Refusal(_Error(404, 10037, "no message found")))
+        await self._ledger.noted(_read_of(caller, "get", found))
         return msgspec.json.encode({"message": _stored(found)})
 
     async def _get(self, caller: Caller, rest: str, body: Body) -> bytes:
@@ -203,8 +208,7 @@ class Gate:
             else:
                 found = await self._find_message(caller, stream, wanted, leader=False)
                 messages = [] if found is None else [found]
-        for message in messages:
-            await self._note(caller.agent, "get", f"{message.subject}@{message.sequence}", "ok")
+        await self._ledger.noted(*(_read_of(caller, "get", message) for message in messages))
         return encode_record(ServedMessages(tuple(_served(message) for message in messages)))
 
     async def _chunk(self, caller: Caller, subject: str) -> list[Message]:
@@ -307,6 +311,10 @@ class Gate:
             raise caller.denied(f"delete message {sequence} of {stream!r}")
         await self._connection.delete(stream, sequence, erase=False)
         return b'{"success": true}'
+
+
+def _read_of(caller: Caller, verb: str, message: Message) -> Served:
+    return Served(agent=caller.agent, verb=verb, what=message.subject, revision=message.sequence)
 
 
 def _checked(subject: str) -> str:

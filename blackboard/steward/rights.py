@@ -9,9 +9,10 @@ from blackboard.errors import BlackboardError
 from blackboard.forgery import described, probe_of, try_forgeries
 from blackboard.jetstream import Answer, Connection, Handler, serve_requests
 from blackboard.layout import secure_board
+from blackboard.ledger import Ledger, Violations, load_key
+from blackboard.ledger.receipt import receipt_path
 from blackboard.roster import Roster
 from blackboard.service import RETRY_S
-from blackboard.session import Desk
 from blackboard.settings import Settings
 from blackboard.steward.gate import Gate
 from blackboard.subjects import service_subject
@@ -24,12 +25,13 @@ AGAIN_S = 10.0
 """How soon a board that is closed is looked at again."""
 
 
-async def keep_rights(connection: Connection, settings: Settings, board: str, desk: Desk) -> None:
-    """Serve a board's agents within their rights until cancelled.
+async def keep_rights(connection: Connection, board: str, settings: Settings) -> None:
+    """Serve a board's agents within their rights, and keep its ledger, until cancelled.
 
     While the broker can be made to store forgeries, or it cannot be tried, nobody is served.
 
     Raises:
+        SettingsError: The board's key cannot be used.
         BlackboardError: Its streams cannot be made to listen where no forgery can go.
     """
     await secure_board(connection, board)
@@ -43,14 +45,31 @@ async def keep_rights(connection: Connection, settings: Settings, board: str, de
     logger.info("board %s stores no forgeries; its agents are served", board)
     roster = Roster(connection, board)
 
-    async def note(agent: str, act: str, what: str, outcome: str) -> None:
-        desk.journal.audit(act, f"{agent}: {what}", outcome=outcome)
-
-    gate = Gate(connection, board, roster, note)
+    ledger = _ledger(connection, board, settings, roster)
+    gate = Gate(connection, board, roster, ledger)
     async with anyio.create_task_group() as group:
         group.start_soon(roster.run)
+        group.start_soon(ledger.run)
         group.start_soon(_enforce, roster, gate)
         await _serve(connection, board, gate.answer)
+
+
+def _ledger(connection: Connection, board: str, settings: Settings, roster: Roster) -> Ledger:
+    key = settings.board_key or settings.data_dir / "board.key"
+
+    def agent_of(credential: str) -> str | None:
+        return next(
+            (agent for agent, rights in roster.all.items() if rights.key == credential), None
+        )
+
+    log = settings.broker_log
+    return Ledger(
+        connection,
+        board,
+        load_key(key),
+        receipt=receipt_path(key, board),
+        violations=None if log is None else Violations(log, f"log {settings.machine}", agent_of),
+    )
 
 
 async def _unsafe(connection: Connection, settings: Settings, board: str) -> str | None:

@@ -56,7 +56,7 @@ async def serve(
             chunks = Chunks(desk.log, desk.journal, age=chunk_age, now=clock.now)
             async with anyio.create_task_group() as group:
                 if connection.identity is not None:
-                    group.start_soon(keep_rights, connection, settings, board, desk)
+                    group.start_soon(keep_rights, connection, board, settings)
                 group.start_soon(_watch, board, tombstones)
                 group.start_soon(_tend, board, tombstones, chunks)
 

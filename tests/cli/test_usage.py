@@ -28,9 +28,16 @@ from tests.stack_users import pids
 NAMES = [
     *("up", "demo", "put", "get", "watch", "replay", "agents", "topics", "stats"),
     *("run", "dead", "audit", "trace", "explain", "doctor", "apply"),
-    *("recall", "query", "reindex"),
+    *("recall", "query", "reindex", "access"),
 ]
 SUBCOMMANDS = [
+    "access add",
+    "access apply",
+    "access can",
+    "access check",
+    "access publish",
+    "access revoke",
+    "access rotate",
     "agents list",
     "agents pause",
     "agents resume",
