@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from blackboard.access import Policy
 from blackboard.access.broker import configuration
 from blackboard.access.identity import PREFIX, Identity, read_subject
-from blackboard.access.keys import SERVICES, Keyring, Keys
+from blackboard.access.keys import OTHERS, Keyring, Keys
 from tests.servers import Server
 from tests.waiting import wait_until
 
@@ -50,7 +50,7 @@ class Secured:
         )
 
     def identity(self, agent: str, board: str = "main") -> Identity:
-        path = self.keyring.path(agent, None if agent in SERVICES else board)
+        path = self.keyring.path(agent, None if agent in OTHERS else board)
         return Identity.read(path, board, agent)
 
     @asynccontextmanager

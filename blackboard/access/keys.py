@@ -59,7 +59,7 @@ class Keyring:
             SettingsError: A file cannot be made or read, or holds no key.
         """
         try:
-            services = {name: self._ensure(self.path(name), name, None) for name in SERVICES}
+            services = {name: self._ensure(self.path(name), name, None) for name in OTHERS}
             keys = {
                 (board, agent): self._ensure(self.path(agent, board), agent, board)
                 for board, agent in agents
