@@ -16,6 +16,7 @@ from tests.embedding_stub import EmbeddingStub, embedding_stub
 from tests.inhabitants import inhabitants
 from tests.ledger_bench import Bench, make_streams
 from tests.recall_service import RecallService
+from tests.scene import Scene, guarded, set_scene
 from tests.servers import Server
 from tests.waiting import wait_until
 
@@ -113,6 +114,13 @@ async def board(server: Server) -> AsyncGenerator[Blackboard]:
     """An open board of agent `alice` on a fresh server."""
     async with Blackboard.open(server.url, board="main", agent="alice") as board:
         yield board
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncGenerator[Scene]:
+    """A broker with credentials and a steward, a victim, and a thief with a stolen credential."""
+    async with guarded(tmp_path / "guarded") as broker, set_scene(broker) as scene:
+        yield scene
 
 
 @pytest.fixture

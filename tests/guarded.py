@@ -238,24 +238,33 @@ class Raw:
             await self.client.flush(timeout=5)
 
     async def publish(
-        self, subject: str, body: bytes = b"", *, reply: str = "", **headers: str
+        self,
+        subject: str,
+        body: bytes = b"",
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
     ) -> bool:
         """Publish; whether the broker took it."""
         before = len(self.refused)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        await self.client.publish(subject, body, reply=reply, headers=named or None)
+        await self.client.publish(subject, body, reply=reply, headers=headers)
         await self.flush()
         return len(self.refused) == before
 
     async def ask(
-        self, subject: str, body: bytes | object = b"", *, timeout: float = 2, **headers: str
+        self,
+        subject: str,
+        body: bytes | object = b"",
+        *,
+        timeout: float = 2,
+        headers: dict[str, str] | None = None,
     ) -> Msg | None:
         """Request; None when the broker refuses it, nobody is there, or nobody answers."""
         inbox = self.client.new_inbox()
         subscription = await self.client.subscribe(inbox)  # pyright: ignore[reportUnknownMemberType]
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         try:
-            if not await self.publish(subject, data, reply=inbox, **headers):
+            if not await self.publish(subject, data, reply=inbox, headers=headers):
                 return None
             msg = await subscription.next_msg(timeout=timeout)
         except (Error, TimeoutError):
