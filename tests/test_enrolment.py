@@ -12,7 +12,7 @@ from blackboard.codec import decode_record
 from blackboard.enrolment import Enrolled, enrol
 from blackboard.jetstream import Connection
 from blackboard.layout import boards
-from tests.policed import Secured
+from tests.secured import Secured
 from tests.servers import Server
 
 POLICY = """\
