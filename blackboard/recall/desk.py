@@ -10,7 +10,13 @@ import anyio
 
 from blackboard.clock import now
 from blackboard.envelope import is_expired
-from blackboard.errors import BlackboardError, InvalidError, ModelBusyError, TerminalError
+from blackboard.errors import (
+    BlackboardError,
+    InvalidError,
+    ModelBusyError,
+    TerminalError,
+    UnavailableError,
+)
 from blackboard.paging import Cursor
 from blackboard.recall.index import Row, Vectors, Where
 from blackboard.recall.kept import Kept
@@ -18,6 +24,7 @@ from blackboard.recall.library import Library
 from blackboard.recall.rank import DEPTH, rank
 from blackboard.recall.text import question
 from blackboard.search import (
+    Found,
     Grant,
     QueryAnswer,
     QueryRequest,
@@ -31,6 +38,8 @@ Grants = tuple[Grant, ...] | None
 EMBED_S = 8.0
 """How long the text of a question may take to be embedded."""
 AT_ONCE = 32
+ROUNDS = 4
+"""How often more rows are looked for when rights take rows away."""
 WIDER = 4
 """How much deeper is looked when rights take hits away."""
 
@@ -69,8 +78,13 @@ class Desk:
                 priority=request.priority,
             )
             state = kept.state(stale=stale)
-        allowed = await self._allowed([hit.ref for hit in ranked], grants)
-        hits = [hit for hit in ranked if hit.ref in allowed]
+        hits: list[Found] = []
+        for start in range(0, len(ranked), request.limit):
+            some = ranked[start : start + request.limit]
+            allowed = await self._allowed([hit.ref for hit in some], grants)
+            hits += [hit for hit in some if hit.ref in allowed]
+            if len(hits) >= request.limit:
+                break
         return RecallAnswer(hits=tuple(hits[: request.limit]), state=state)
 
     async def query(self, request: QueryRequest, grants: Grants) -> QueryAnswer:
@@ -88,25 +102,42 @@ class Desk:
         kept, stale = await self._reached(request.reached, request.patience_s)
         async with kept.used():
             where = Where(request.where, grants, now())
-            rows: list[Row] = []
-            if request.limit:
-                rows = await kept.index.select(where, request.order_by, request.limit, after)
+            rows, more = await self._rows(kept, request, where, after)
             total, counts = None, {}
             if request.count_by:
                 total, counts = await kept.index.count(where, request.count_by)
             state = kept.state(stale=stale)
         cursor = None
-        if rows and len(rows) == request.limit:
+        if more:
+            # A row that the asker has been given: a cursor can be read.
             end = rows[-1]
             cursor = str(Cursor(request.order_by, end.value, end.revision, end.ref))
-        allowed = await self._allowed([row.ref for row in rows], grants)
         return QueryAnswer(
-            rows=tuple(row.ref.pinned(row.revision) for row in rows if row.ref in allowed),
+            rows=tuple(row.ref.pinned(row.revision) for row in rows),
             cursor=cursor,
             counts=counts,
             total=total,
             state=state,
         )
+
+    async def _rows(
+        self, kept: Kept, request: QueryRequest, where: Where, after: Row | None
+    ) -> tuple[list[Row], bool]:
+        """The rows that the asker may read, and whether there may be more behind them."""
+        rows: list[Row] = []
+        for _ in range(ROUNDS):
+            missing = request.limit - len(rows)
+            if not missing:
+                return rows, bool(rows)
+            page = await kept.index.select(where, request.order_by, missing, after)
+            allowed = await self._allowed([row.ref for row in page], where.grants)
+            rows += [row for row in page if row.ref in allowed]
+            if len(page) < missing:
+                return rows, False
+            after = page[-1]
+        if not rows:
+            raise UnavailableError("the index lags behind what was moved or removed; try again")
+        return rows, True
 
     async def _reached(self, revision: int, patience_s: float) -> tuple[Kept, bool]:
         kept = await self.library.active()

@@ -225,25 +225,25 @@ class Librarian:
 
     async def _recall(self, subject: str, body: bytes) -> Answer:
         async def answer() -> msgspec.Struct:
+            grants = self._granted(subject)
             request = _read(body, RecallRequest)
             request.check()
-            desk = await self._found()
-            return await desk.recall(request, self._granted(subject))
+            return await (await self._found()).recall(request, grants)
 
         return await _answered(answer)
 
     async def _query(self, subject: str, body: bytes) -> Answer:
         async def answer() -> msgspec.Struct:
+            grants = self._granted(subject)
             request = _read(body, QueryRequest)
             request.check()
-            desk = await self._found()
-            return await desk.query(request, self._granted(subject))
+            return await (await self._found()).query(request, grants)
 
         return await _answered(answer)
 
     async def _status(self, subject: str, body: bytes) -> Answer:
         async def answer() -> msgspec.Struct:
-            check_name("agent", subject.rsplit(".", 1)[-1])
+            self._check_operator(subject)
             if not self._asked.is_set():
                 raise RetryableError("the board is not indexed; its first recall begins that")
             return await (await self._found()).library.status()
@@ -252,7 +252,7 @@ class Librarian:
 
     async def _reindex(self, subject: str, body: bytes) -> Answer:
         async def answer() -> msgspec.Struct:
-            check_name("agent", subject.rsplit(".", 1)[-1])
+            self._check_operator(subject)
             request = _read(body, ReindexRequest)
             return await (await self._found()).library.reindex(request.embedder)
 
@@ -262,6 +262,15 @@ class Librarian:
         # The broker lets an agent ask under its own name only.
         agent = check_name("agent", subject.rsplit(".", 1)[-1])
         return self._rights(self._board, agent)
+
+    def _check_operator(self, subject: str) -> None:
+        """Refuse an agent whose rights are limited: the index as a whole tells of all memories."""
+        if self._granted(subject) is not None:
+            raise DeniedError(
+                f"agent {subject.rsplit('.', 1)[-1]!r} may not see or change the index of board "
+                f"{self._board!r} as a whole; that is for operators: use the command line with "
+                "theirs"
+            )
 
     async def _found(self) -> "Desk":
         self._asked.set()
