@@ -19,6 +19,7 @@ from tests.scene import (
     at,
     durable,
     grew,
+    in_ledger,
     is_size,
     make_handler,
     named,
