@@ -34,7 +34,7 @@ from blackboard.ledger.notes import Note, Notes, folded
 from blackboard.ledger.pruning import Pruning
 from blackboard.ledger.receipt import Receipt, read_receipt, write_receipt
 from blackboard.ledger.record import Position, Record, seal, statement
-from blackboard.ledger.source import Journals, Reads, Source
+from blackboard.ledger.source import Journals, Policies, Reads, Source
 from blackboard.ledger.tap import Tap
 from blackboard.ledger.violations import Violations
 
@@ -51,7 +51,7 @@ FINAL_S = 2.0
 MANY = 5_000
 """Messages of a source that are not left to gather."""
 CHECKPOINT_RECORDS = 1_000
-CHECKPOINT_AFTER = timedelta(minutes=10)
+CHECKPOINT_AFTER = timedelta(minutes=1)
 NOTES, REMARKS, READS, JOURNALS = 256, 1_000, 1_000, 2_000
 """Of one record, at most; fewer when it is too large for a message (1 MiB) nevertheless."""
 
@@ -98,7 +98,11 @@ class Ledger:
         self._key = key
         self._receipt = receipt
         self._chain = Chain(connection, board)
-        self._sources: tuple[Source, ...] = (Reads(connection, board), Journals(connection, board))
+        self._sources: tuple[Source, ...] = (
+            Reads(connection, board),
+            Journals(connection, board),
+            Policies(connection, board),
+        )
         self._deliveries = Deliveries(connection, board)
         self._violations = violations
         self._tap = Tap(connection, board, self.note, now)
@@ -323,7 +327,7 @@ class Ledger:
     def _gather(self, items: list[AnyItem], positions: dict[str, Position]) -> bool:
         """Add what the broker and the agents say; True when there is more than one record holds."""
         more = False
-        for source, limit in zip(self._sources, (READS, JOURNALS), strict=True):
+        for source, limit in zip(self._sources, (READS, JOURNALS, REMARKS), strict=True):
             found = source.fold(limit // self._scale)
             if found is not None:
                 items += found.items
