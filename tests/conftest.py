@@ -150,8 +150,9 @@ def start_recall(
 @pytest.fixture
 async def bench(start_server: Callable[..., Server], tmp_path: Path) -> AsyncGenerator[Bench]:
     """A ledger's board at a broker with credentials, not kept yet."""
-    people = {name: identity(name) for name in ("steward", "cli", "alice", "bob")}
-    extra = accounts([people["steward"], people["cli"]], [people["alice"], people["bob"]])
+    people = {name: identity(name) for name in ("steward", "cli", "alice", "bob", "probe")}
+    operators, agents = [people["steward"], people["cli"]], [people["alice"], people["bob"]]
+    extra = accounts(operators, agents, people["probe"])
     server = start_server(extra=extra)
     bench = Bench(server, tmp_path, people)
     async with connected(server, people["steward"]) as operator:

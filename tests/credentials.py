@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 import nkeys  # pyright: ignore[reportMissingTypeStubs]
 
-from blackboard.access.identity import Identity
+from blackboard.access.broker import service_permissions
+from blackboard.access.identity import PROBE, Identity
 from blackboard.jetstream import Connection
 from tests.servers import Server
 
@@ -26,10 +27,11 @@ def public_key(who: Identity) -> str:
     return bytes(pair.public_key).decode()
 
 
-def accounts(operators: Sequence[Identity], agents: Sequence[Identity]) -> str:
+def accounts(operators: Sequence[Identity], agents: Sequence[Identity], probe: Identity) -> str:
     """The broker's configuration: operators may do all, agents read and write under `shared`."""
     users = [f"{{ nkey: {public_key(one)} }}" for one in operators]
     users += [_agent(one) for one in agents]
+    users.append(_user(probe, *service_permissions()[PROBE]))
     return f"""
         accounts {{
           BB {{
@@ -52,11 +54,14 @@ def _agent(who: Identity) -> str:
         f"svc.{BOARD}.*.{name}",
         "$JS.FC.>",
     ]
-    allowed = ", ".join(f'"{subject}"' for subject in publish)
-    inbox = f"_INBOX.{BOARD}.{name}.>"
+    return _user(who, publish, [f"_INBOX.{BOARD}.{name}.>"])
+
+
+def _user(who: Identity, publish: Sequence[str], subscribe: Sequence[str]) -> str:
+    sends, hears = (", ".join(f'"{one}"' for one in subjects) for subjects in (publish, subscribe))
     return (
-        f"{{ nkey: {public_key(who)}, permissions: {{ publish: {{ allow: [{allowed}] }}, "
-        f'subscribe: {{ allow: ["{inbox}"] }} }} }}'
+        f"{{ nkey: {public_key(who)}, permissions: {{ publish: {{ allow: [{sends}] }}, "
+        f"subscribe: {{ allow: [{hears}] }} }} }}"
     )
 
 

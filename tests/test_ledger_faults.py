@@ -29,8 +29,9 @@ ROOT = Path(__file__).parents[1]
 @contextmanager
 def steward(bench: Bench, log: str = "steward.log") -> Generator["subprocess.Popen[bytes]"]:
     """A real steward process with the operator's credential."""
+    for name in ("steward", "probe"):
+        (bench.folder / f"{name}.nk").write_text(bench.people[name].seed + "\n")
     credential = bench.folder / "steward.nk"
-    credential.write_text(bench.people["steward"].seed + "\n")
     with (bench.folder / log).open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "blackboard.steward"],
