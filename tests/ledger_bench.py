@@ -10,8 +10,8 @@ import anyio
 from blackboard.access.identity import PREFIX, Identity, rights_subject
 from blackboard.access.rights import Grant, Rights
 from blackboard.codec import encode_record
-from blackboard.jetstream import Connection, Outgoing, Start, Stream, follow
-from blackboard.layout import access_stream
+from blackboard.jetstream import Connection, Outgoing, Start, follow
+from blackboard.layout import access_stream, create_board
 from blackboard.ledger import Ledger, Read, load_key
 from blackboard.ledger.items import AnyItem
 from blackboard.ledger.record import open_record
@@ -24,17 +24,6 @@ from tests.waiting import wait_until
 
 MIB = 1024 * 1024
 LIMITS = Limits(reads_bytes=64 * MIB, ledger_bytes=64 * MIB)
-OTHER_STREAMS = (
-    Stream(name=f"MEM_{BOARD}", subjects=(f"mem.{BOARD}.>",), max_bytes=64 * MIB, prefix=PREFIX),
-    Stream(
-        name=f"AUDIT_{BOARD}",
-        subjects=(f"audit.{BOARD}.>",),
-        max_bytes=64 * MIB,
-        prefix=PREFIX,
-        discard="old",
-    ),
-    Stream(name=f"DEAD_{BOARD}", subjects=(f"dead.{BOARD}.>",), max_bytes=MIB, prefix=PREFIX),
-)
 
 
 class Bench:
@@ -93,13 +82,10 @@ class Bench:
 
 
 async def make_streams(operator: Connection) -> None:
-    """The streams of a board that matter to its ledger."""
-    for stream in (
-        *OTHER_STREAMS,
-        *ledger_streams(BOARD, LIMITS),
-        access_stream(Limits(), PREFIX),
-    ):
+    """A board, with the streams of its ledger in sizes that tests can fill."""
+    for stream in (*ledger_streams(BOARD, LIMITS), access_stream(Limits(), PREFIX)):
         await operator.create_stream(stream)
+    await create_board(operator, BOARD, Limits())
 
 
 async def grant(bench: Bench, agent: str, *topics: str) -> None:
