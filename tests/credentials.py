@@ -1,12 +1,13 @@
 """A broker with credentials, laid out as boards need it, for tests that bring their own rights."""
 
+import json
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import nkeys  # pyright: ignore[reportMissingTypeStubs]
 
-from blackboard.access.broker import service_permissions
+from blackboard.access.broker import read_mappings, service_permissions
 from blackboard.access.identity import PROBE, Identity
 from blackboard.jetstream import Connection
 from tests.servers import Server
@@ -37,7 +38,7 @@ def accounts(operators: Sequence[Identity], agents: Sequence[Identity], probe: I
           BB {{
             jetstream: enabled
             users: [ {", ".join(users)} ]
-            mappings {{ "bbread.*.*.>": "$JS.API.DIRECT.GET.>" }}
+            mappings {json.dumps(read_mappings())}
             exports: [ {{ service: "bbread.>" }} ]
             imports: [ {{ service: {{ account: BB, subject: "bbread.>" }}, to: "_R_.bb.rd.>" }} ]
           }}
