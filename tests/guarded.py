@@ -23,12 +23,11 @@ from nats.errors import Error
 from blackboard import Blackboard
 from blackboard.access import Policy
 from blackboard.access.broker import configuration
-from blackboard.access.identity import PREFIX, Identity, rights_subject
+from blackboard.access.identity import PREFIX, Identity
 from blackboard.access.keys import Keyring
 from blackboard.access.rights import Grant, Rights
-from blackboard.codec import encode_record
-from blackboard.jetstream import Connection, Outgoing, Stream
-from blackboard.layout import access_stream, create_board
+from blackboard.enrolment import enrol
+from blackboard.jetstream import Connection
 from blackboard.session import open_session
 from blackboard.settings import Limits, Settings
 from tests.servers import Server
@@ -84,10 +83,13 @@ class Guarded(Server):
     # The server
 
     def _config(self, ports: tuple[int, int], name: str) -> str:
-        policy = Policy.parse(policy_of(self.rights.values()))
+        policy = self._policy()
         accounts = configuration(policy, self.keyring.ensure(policy.agents()))
         more = "".join(f"{json.dumps(a)}: {json.dumps(b)}\n" for a, b in self.mappings.items())
         return super()._config(ports, name) + accounts.replace("mappings {", f"mappings {{ {more}")
+
+    def _policy(self) -> Policy:
+        return Policy.parse(policy_of(self.rights.values()))
 
     def identity(self, name: str, board: str = "main") -> Identity:
         """The credential of an agent or service."""
@@ -112,29 +114,22 @@ class Guarded(Server):
             yield connection
 
     async def lay(self) -> None:
-        """Make the boards, and say who may do what."""
+        """Make the boards, and say who may do what; what an operator does after a change."""
         async with self.operator() as operator:
-            await operator.create_stream(access_stream(Limits(), operator.prefix))
-            for board in self.boards:
-                await create_board(operator, board, Limits())
-                await operator.create_stream(reads_stream(board, operator.prefix))
-            for rights in self.rights.values():
-                await _tell(operator, rights)
+            await enrol(operator, self._policy(), self.keyring.ensure(self._policy().agents()))
 
     async def grant(self, rights: Rights) -> None:
         """Change what an agent may do: the broker first, then everybody who asks."""
         self.rights[rights.board, rights.agent] = rights
         self.reload()
-        async with self.operator() as operator:
-            await _tell(operator, rights)
+        await self.lay()
 
     async def revoke(self, name: str, board: str = "main") -> None:
         """Take an agent out of the policy."""
         del self.rights[board, name]
         self.keyring.remove(name, board)
         self.reload()
-        async with self.operator() as operator:
-            await operator.publish(Outgoing(rights_subject(board, name), b""))
+        await self.lay()
 
     # The steward
 
@@ -148,6 +143,8 @@ class Guarded(Server):
                     **inherited,
                     "PYTHONPATH": path,
                     "BLACKBOARD_URL": self.url,
+                    "BLACKBOARD_DATA": str(self.directory),
+                    "BLACKBOARD_BROKER_LOG": str(self.log),
                     "BLACKBOARD_CREDENTIALS": str(self.credentials),
                 },
                 stdin=subprocess.DEVNULL,
@@ -319,21 +316,3 @@ def policy_of(people: Iterable[Rights]) -> str:
         lines += [f"handlers = {json.dumps(one.handlers)}"] if one.handlers else []
         lines += [f"users = {json.dumps(users)}"] if users else []
     return "\n".join(lines)
-
-
-def reads_stream(board: str, prefix: str) -> Stream:
-    """Where the broker notes who read what."""
-    return Stream(
-        name=f"READS_{board}",
-        subjects=(f"rd.{board}.>",),
-        max_bytes=1 << 26,
-        discard="old",
-        prefix=prefix,
-        unanswered=True,
-    )
-
-
-async def _tell(operator: Connection, rights: Rights) -> None:
-    await operator.publish(
-        Outgoing(rights_subject(rights.board, rights.agent), encode_record(rights))
-    )

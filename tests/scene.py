@@ -179,6 +179,7 @@ async def grew(scene: Scene, before: int) -> bool:
     return await scene.size("READS_main") > before
 
 
-async def audited(scene: Scene, act: str, what: str) -> bool:
-    last = await scene.newest("audit.main.steward", "AUDIT_main")
-    return last is not None and act.encode() in last.data and what.encode() in last.data
+async def in_ledger(scene: Scene, *words: str) -> bool:
+    """Whether the newest link of the board's ledger has these words."""
+    last = await scene.newest("ledger.main", "LEDGER_main")
+    return last is not None and all(word.encode() in last.data for word in words)

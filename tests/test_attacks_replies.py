@@ -17,9 +17,9 @@ from tests.scene import (
     SECRET,
     Scene,
     at,
-    audited,
     durable,
     grew,
+    in_ledger,
     is_size,
     make_handler,
     named,
@@ -238,7 +238,7 @@ async def test_reads_are_noted_by_the_broker_and_cannot_be_noted_for_others(scen
     assert await scene.size("READS_main") == size
     # The steward notes what it serves and what it refuses before it answers.
     await scene.thief.gate("CONSUMER.DELETE.MEM_main.alice--work")
-    await wait_until(lambda: audited(scene, "denied", "CONSUMER.DELETE"), "the denial is noted")
+    await wait_until(lambda: in_ledger(scene, "denied", "CONSUMER.DELETE"), "the denial is noted")
 
 
 # Tenants, revocation, floods
