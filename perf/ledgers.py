@@ -25,9 +25,9 @@ IN_FLIGHT = 500
 
 
 async def run(reads: int, distinct: int) -> None:
-    people = {name: identity(name) for name in ("steward", "alice")}
+    people = {name: identity(name) for name in ("steward", "alice", "probe")}
     with tempfile.TemporaryDirectory() as folder:
-        extra = accounts([people["steward"]], [people["alice"]])
+        extra = accounts([people["steward"]], [people["alice"]], people["probe"])
         server = Server(Path(folder) / "server", extra=extra)
         server.start()
         try:
