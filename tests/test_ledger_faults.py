@@ -14,7 +14,7 @@ import pytest
 from blackboard.codec import encode_record
 from blackboard.errors import BlackboardError, UnavailableError
 from blackboard.jetstream import Connection, consumers, refusal
-from blackboard.ledger import Delivered, Denied, Follow, Privileged, Read, Served
+from blackboard.ledger import Delivered, Denied, Follow, Privileged, Served
 from blackboard.ledger.items import Gap
 from blackboard.ledger.teller import Teller
 from blackboard.records import ApiRequest
@@ -29,15 +29,12 @@ ROOT = Path(__file__).parents[1]
 @contextmanager
 def steward(bench: Bench, log: str = "steward.log") -> Generator["subprocess.Popen[bytes]"]:
     """A real steward process with the operator's credential."""
-    for name in ("steward", "probe"):
-        (bench.folder / f"{name}.nk").write_text(bench.people[name].seed + "\n")
-    credential = bench.folder / "steward.nk"
     with (bench.folder / log).open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "blackboard.steward"],
             env={
                 "BLACKBOARD_URL": bench.server.url,
-                "BLACKBOARD_CREDENTIALS": str(credential),
+                "BLACKBOARD_CREDENTIALS": str(bench.people.path("steward")),
                 "BLACKBOARD_DATA": str(bench.folder),
                 "BLACKBOARD_BROKER_LOG": str(bench.server.log),
                 "PYTHONPATH": str(ROOT),
@@ -94,9 +91,12 @@ async def test_stewards_are_killed_at_any_moment_and_every_read_is_counted_once(
 
         await wait_until(all_there, f"all {stored} reads are in the chain", 30)
     result = await bench.verified()
+    info = await bench.operator.stream(f"READS_{BOARD}")
 
+    assert info is not None
     assert result.findings == []
-    assert sum(item.count for item in await bench.items(Read) if isinstance(item, Read)) == stored
+    # The steward's own attempts at forging are among them.
+    assert await bench.reads() == info.state.last_seq
     assert await bench.items(Gap) == []
     # Two were on their way when the broker was killed, and those of its last milliseconds were not
     # yet written; a hundred are a fifth of a second here.
@@ -171,7 +171,7 @@ async def test_what_the_gate_serves_stands_in_the_chain(bench: Bench) -> None:
     granted = await bench.items(Privileged)
     assert [getattr(item, "what", "") for item in granted] == ["rights of alice"]
     assert [getattr(item, "consumer", "") for item in follows] == [name]
-    assert [getattr(item, "after", "") for item in follows] == [sequence]
+    assert [getattr(item, "after", 0) >= sequence for item in follows] == [True]
     assert [getattr(item, "revision", "") for item in served] == [sequence]
 
 
