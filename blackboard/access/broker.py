@@ -145,7 +145,8 @@ def service_permissions() -> dict[str, Permissions]:
         ),
         "steward": Permissions(
             ("$JS.API.>", "$JS.ACK.>", *_stored(">"), "svc.>", "hint.>", SETTLE, ABOUT_ME, INBOXES),
-            (*_inbox("steward"), "svc.>", "hint.>", EVENTS, DISCOVERY),
+            # It listens in to reads, because some evade the stream that records them.
+            (*_inbox("steward"), "svc.>", "hint.>", *_stored("rd.>"), EVENTS, DISCOVERY),
         ),
         PROBE: _probe(),
     }
