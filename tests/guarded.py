@@ -59,6 +59,7 @@ class Guarded(Server):
         rights: The agents, each with what it may do.
         mappings: More account mappings, for a broker that is set up badly.
         boards: Made at the start; None takes those of the agents.
+        credentials: Where they lie, for servers that share them.
         options: As for `Server`.
     """
 
@@ -69,10 +70,11 @@ class Guarded(Server):
         *,
         mappings: dict[str, str] | None = None,
         boards: Sequence[str] | None = None,
+        credentials: Path | None = None,
         **options: Any,
     ) -> None:
         super().__init__(directory, **options)
-        self.credentials = directory / "credentials"
+        self.credentials = credentials or directory / "credentials"
         self.boards = tuple(boards or sorted({one.board for one in rights}))
         self.rights = {(one.board, one.agent): one for one in rights}
         self.keyring = Keyring(self.credentials)
