@@ -16,7 +16,7 @@ from blackboard.jetstream import Connection, Outgoing
 from blackboard.ledger import Ledger, load_key
 from blackboard.ledger.streams import ledger_stream, reads_stream
 from blackboard.ledger.verify import verify
-from tests.credentials import BOARD, accounts, connected, identity
+from tests.credentials import BOARD, connected, people
 from tests.ledger_bench import make_streams
 from tests.servers import Server
 from tests.waiting import wait_until
@@ -25,16 +25,16 @@ IN_FLIGHT = 500
 
 
 async def run(reads: int, distinct: int) -> None:
-    people = {name: identity(name) for name in ("steward", "alice")}
     with tempfile.TemporaryDirectory() as folder:
-        extra = accounts([people["steward"]], [people["alice"]])
-        server = Server(Path(folder) / "server", extra=extra)
+        known = people(Path(folder))
+        steward_id, alice_id = known.identity("steward"), known.identity("alice")
+        server = Server(Path(folder) / "server", extra=known.configuration)
         server.start()
         try:
             async with (
-                connected(server, people["steward"]) as steward,
-                connected(server, people["steward"]) as writer,
-                connected(server, people["alice"]) as alice,
+                connected(server, steward_id) as steward,
+                connected(server, steward_id) as writer,
+                connected(server, alice_id) as alice,
             ):
                 await make_streams(steward)
                 ledger = Ledger(writer, BOARD, load_key(Path(folder) / "board.key"))

@@ -11,7 +11,7 @@ import pytest
 
 from blackboard import Blackboard
 from tests.clusters import Cluster
-from tests.credentials import accounts, connected, identity
+from tests.credentials import connected, people
 from tests.embedding_stub import EmbeddingStub, embedding_stub
 from tests.inhabitants import inhabitants
 from tests.ledger_bench import Bench, make_streams
@@ -150,11 +150,10 @@ def start_recall(
 @pytest.fixture
 async def bench(start_server: Callable[..., Server], tmp_path: Path) -> AsyncGenerator[Bench]:
     """A ledger's board at a broker with credentials, not kept yet."""
-    people = {name: identity(name) for name in ("steward", "cli", "alice", "bob")}
-    extra = accounts([people["steward"], people["cli"]], [people["alice"], people["bob"]])
-    server = start_server(extra=extra)
-    bench = Bench(server, tmp_path, people)
-    async with connected(server, people["steward"]) as operator:
+    known = people(tmp_path)
+    server = start_server(extra=known.configuration)
+    bench = Bench(server, tmp_path, known)
+    async with connected(server, known.identity("steward")) as operator:
         bench.operator = operator
         await make_streams(operator)
         yield bench

@@ -1,63 +1,51 @@
-"""A broker with credentials, laid out as boards need it, for tests that bring their own rights."""
+"""A broker with credentials for a ledger's board: two agents that may read and write everything."""
 
-import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
 
-import nkeys  # pyright: ignore[reportMissingTypeStubs]
-
-from blackboard.access.identity import Identity
+from blackboard.access import Policy
+from blackboard.access.broker import configuration
+from blackboard.access.identity import SERVICES, Identity
+from blackboard.access.keys import Keyring, Keys
 from blackboard.jetstream import Connection
 from tests.servers import Server
 
 BOARD = "main"
+POLICY = """
+[roles.everything]
+read = [{ topics = [">"] }]
+write = [{ topics = [">"] }]
+[boards.main.agents.alice]
+roles = ["everything"]
+[boards.main.agents.bob]
+roles = ["everything"]
+"""
 
 
-def identity(agent: str) -> Identity:
-    """A credential for an agent, with a key of its own."""
-    raw = secrets.token_bytes(32)
-    seed = nkeys.encode_seed(raw, nkeys.PREFIX_BYTE_USER)  # pyright: ignore[reportUnknownMemberType]
-    return Identity(BOARD, agent, seed.decode())
+class People(NamedTuple):
+    """Who has a credential at the broker, and how the broker is told."""
+
+    keyring: Keyring
+    keys: Keys
+    configuration: str
+
+    def path(self, name: str) -> Path:
+        """The credential file of an agent or a service."""
+        return self.keyring.path(name, None if name in SERVICES else BOARD)
+
+    def identity(self, name: str) -> Identity:
+        """The credential of an agent or a service."""
+        return Identity.read(self.path(name), BOARD, name)
 
 
-def public_key(who: Identity) -> str:
-    """The half of the key that the broker knows."""
-    pair = nkeys.from_seed(bytearray(who.seed.encode()))  # pyright: ignore[reportUnknownMemberType]
-    return bytes(pair.public_key).decode()
-
-
-def accounts(operators: Sequence[Identity], agents: Sequence[Identity]) -> str:
-    """The broker's configuration: operators may do all, agents read and write under `shared`."""
-    users = [f"{{ nkey: {public_key(one)} }}" for one in operators]
-    users += [_agent(one) for one in agents]
-    return f"""
-        accounts {{
-          BB {{
-            jetstream: enabled
-            users: [ {", ".join(users)} ]
-            mappings {{ "bbread.*.*.>": "$JS.API.DIRECT.GET.>" }}
-            exports: [ {{ service: "bbread.>" }} ]
-            imports: [ {{ service: {{ account: BB, subject: "bbread.>" }}, to: "_R_.bb.rd.>" }} ]
-          }}
-        }}
-    """
-
-
-def _agent(who: Identity) -> str:
-    name = who.agent
-    publish = [
-        f"_R_.bb.mem.{BOARD}.shared.{name}.>",
-        f"_R_.bb.rd.{BOARD}.{name}.MEM_{BOARD}.mem.{BOARD}.shared.>",
-        f"_R_.bb.audit.{BOARD}.{name}",
-        f"svc.{BOARD}.*.{name}",
-        "$JS.FC.>",
-    ]
-    allowed = ", ".join(f'"{subject}"' for subject in publish)
-    inbox = f"_INBOX.{BOARD}.{name}.>"
-    return (
-        f"{{ nkey: {public_key(who)}, permissions: {{ publish: {{ allow: [{allowed}] }}, "
-        f'subscribe: {{ allow: ["{inbox}"] }} }} }}'
-    )
+def people(folder: Path) -> People:
+    """Make the credentials of the policy above."""
+    policy = Policy.parse(POLICY)
+    keyring = Keyring(folder / "credentials")
+    keys = keyring.ensure(policy.agents())
+    return People(keyring, keys, configuration(policy, keys))
 
 
 @asynccontextmanager

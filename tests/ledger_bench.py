@@ -7,40 +7,37 @@ from typing import Any
 
 import anyio
 
-from blackboard.access.identity import PREFIX, Identity, rights_subject
+from blackboard.access.identity import PREFIX, rights_subject
 from blackboard.access.rights import Grant, Rights
 from blackboard.codec import encode_record
-from blackboard.jetstream import Connection, Outgoing, Start, Stream, follow
-from blackboard.layout import access_stream
+from blackboard.jetstream import Connection, Outgoing, Start, follow
+from blackboard.layout import access_stream, create_board
 from blackboard.ledger import Ledger, Read, load_key
 from blackboard.ledger.items import AnyItem
 from blackboard.ledger.record import open_record
-from blackboard.ledger.streams import ledger_stream, ledger_streams
+from blackboard.ledger.streams import ledger_stream
 from blackboard.ledger.verify import Verified, verify
 from blackboard.settings import Limits
-from tests.credentials import BOARD, connected, public_key
+from tests.credentials import BOARD, People, connected
 from tests.servers import Server
 from tests.waiting import wait_until
 
 MIB = 1024 * 1024
-LIMITS = Limits(reads_bytes=64 * MIB, ledger_bytes=64 * MIB)
-OTHER_STREAMS = (
-    Stream(name=f"MEM_{BOARD}", subjects=(f"mem.{BOARD}.>",), max_bytes=64 * MIB, prefix=PREFIX),
-    Stream(
-        name=f"AUDIT_{BOARD}",
-        subjects=(f"audit.{BOARD}.>",),
-        max_bytes=64 * MIB,
-        prefix=PREFIX,
-        discard="old",
-    ),
-    Stream(name=f"DEAD_{BOARD}", subjects=(f"dead.{BOARD}.>",), max_bytes=MIB, prefix=PREFIX),
+LIMITS = Limits(
+    memory_bytes=64 * MIB,
+    blob_bytes=MIB,
+    audit_bytes=64 * MIB,
+    spans_bytes=MIB,
+    dead_bytes=MIB,
+    reads_bytes=64 * MIB,
+    ledger_bytes=64 * MIB,
 )
 
 
 class Bench:
     """A broker with an operator and two agents, a board's streams, and a key."""
 
-    def __init__(self, server: Server, folder: Path, people: dict[str, Identity]) -> None:
+    def __init__(self, server: Server, folder: Path, people: People) -> None:
         self.server = server
         self.folder = folder
         self.people = people
@@ -70,7 +67,7 @@ class Bench:
 
     @asynccontextmanager
     async def agent(self, name: str) -> AsyncGenerator[Connection]:
-        async with connected(self.server, self.people[name]) as connection:
+        async with connected(self.server, self.people.identity(name)) as connection:
             yield connection
 
     async def items(self, kind: type[AnyItem] | None = None) -> list[AnyItem]:
@@ -93,13 +90,9 @@ class Bench:
 
 
 async def make_streams(operator: Connection) -> None:
-    """The streams of a board that matter to its ledger."""
-    for stream in (
-        *OTHER_STREAMS,
-        *ledger_streams(BOARD, LIMITS),
-        access_stream(Limits(), PREFIX),
-    ):
-        await operator.create_stream(stream)
+    """The streams of a board, and that of what everybody may do."""
+    await create_board(operator, BOARD, LIMITS)
+    await operator.create_stream(access_stream(LIMITS, PREFIX))
 
 
 async def grant(bench: Bench, agent: str, *topics: str) -> None:
@@ -108,7 +101,7 @@ async def grant(bench: Bench, agent: str, *topics: str) -> None:
         board=BOARD,
         agent=agent,
         read=tuple(Grant("shared", topic) for topic in topics),
-        key=public_key(bench.people[agent]),
+        key=bench.people.keys.agents[BOARD, agent],
     )
     subject = rights_subject(BOARD, agent)
     await bench.operator.publish(Outgoing(subject, encode_record(rights)))

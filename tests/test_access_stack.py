@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import nats
 import psutil
 import pytest
 
@@ -254,10 +255,25 @@ async def test_agents_are_added_renewed_and_revoked_at_once(data_dir: Path):
 
 async def _cut_off(endpoint: Endpoint, act: str, agent: str) -> Done:
     """Run a command that cuts an agent off, while it is connected."""
-    identity = _identity(endpoint.data_dir, agent)
-    async with Connection.open(endpoint.url, identity=identity) as connection:
-        done = await _command("access", act, agent, "--data", endpoint.data_dir, "--json")
-        await wait_until(lambda: not connection.client.is_connected, f"{agent} is cut off")
+    cut = anyio.Event()
+
+    async def on_closed() -> None:
+        cut.set()
+
+    async def on_error(_: Exception) -> None:
+        return
+
+    client = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
+        endpoint.url,
+        nkeys_seed_str=_identity(endpoint.data_dir, agent).seed,
+        closed_cb=on_closed,
+        error_cb=on_error,
+        allow_reconnect=False,
+    )
+    done = await _command("access", act, agent, "--data", endpoint.data_dir, "--json")
+    with anyio.fail_after(5):
+        await cut.wait()
+    await client.close()
     return done
 
 

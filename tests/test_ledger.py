@@ -11,7 +11,7 @@ from blackboard.ledger import Denied, Follow, Read, Served, Violations
 from blackboard.ledger.items import AnyItem, Delivered, Evaded, Gap
 from blackboard.ledger.record import Position, Record, seal
 from blackboard.ledger.streams import ledger_stream, reads_stream
-from tests.credentials import BOARD, connected, public_key
+from tests.credentials import BOARD, connected
 from tests.ledger_bench import Bench, read_from
 from tests.waiting import wait_until
 
@@ -72,7 +72,7 @@ async def test_two_stewards_keep_one_chain_and_count_nothing_twice(bench: Bench)
     async with (
         bench.agent("bob") as bob,
         bench.agent("alice") as alice,
-        connected(bench.server, bench.people["steward"]) as second,
+        connected(bench.server, bench.people.identity("steward")) as second,
     ):
         await bench.put(bob, "bob", "notes")
         other = bench.ledger(second)
@@ -197,8 +197,8 @@ async def test_a_read_that_keeps_itself_out_of_the_brokers_record_is_seen(
 
 
 async def test_the_brokers_refusals_are_recorded_under_the_agents_name(bench: Bench) -> None:
-    people = {public_key(who): who.agent for who in bench.people.values()}
-    log = Violations(bench.server.log, "log", people.get)
+    agents = {key: agent for (_, agent), key in bench.people.keys.agents.items()}
+    log = Violations(bench.server.log, "log", agents.get)
     async with bench.agent("alice") as alice, bench.kept(violations=log):
         for subject in (read_from("bob", "x"), f"_R_.bb.mem.{BOARD}.shared.bob.notes.x"):
             await alice.client.publish(subject, b"")

@@ -80,18 +80,20 @@ async def test_the_words_of_what_was_taken_back_are_gone_from_those_that_borrowe
     }
 
 
+@pytest.mark.timeout(90)
 async def test_what_expires_takes_its_words_along(
     board: Blackboard, start_recall: Callable[..., RecallService]
 ) -> None:
     start_recall()
-    await board.put("talk", "a zebra", session="s1", ttl=timedelta(seconds=2))
+    await current(board)
+    await board.put("talk", "a zebra", session="s1", ttl=timedelta(seconds=8))
     after = await board.put("talk", "what came next", session="s1")
     assert after in await named(board, "zebra")
 
     async def forgotten() -> bool:
         return not await named(board, "zebra")
 
-    await wait_until(forgotten, "nobody has its words", timeout=20)
+    await wait_until(forgotten, "nobody has its words", timeout=30)
 
 
 @pytest.mark.timeout(120)

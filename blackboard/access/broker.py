@@ -145,7 +145,8 @@ def service_permissions() -> dict[str, Permissions]:
         ),
         "steward": Permissions(
             ("$JS.API.>", "$JS.ACK.>", *_stored(">"), "svc.>", "hint.>", SETTLE, ABOUT_ME, INBOXES),
-            (*_inbox("steward"), "svc.>", "hint.>", EVENTS, DISCOVERY),
+            # It listens in to reads, because some evade the stream that records them.
+            (*_inbox("steward"), "svc.>", "hint.>", *_stored("rd.>"), EVENTS, DISCOVERY),
         ),
         PROBE: _probe(),
     }
@@ -197,6 +198,7 @@ def configuration(policy: Policy, keys: Keys) -> str:
     for (board, agent), member in policy.members.items():
         users += _user(f"{agent} of {board}", keys.agents[board, agent], permissions(member.rights))
     lines = "\n".join(users)
+    mappings = "\n".join(f'      "{source}": "{to}"' for source, to in read_mappings().items())
     return f"""\
 # Compiled from the access policy {policy.digest}; changes are lost.
 accounts {{
@@ -206,7 +208,7 @@ accounts {{
   {ACCOUNT} {{
     jetstream: enabled
     mappings {{
-{_mappings()}
+{mappings}
     }}
     exports: [ {{ service: "{READ}.>" }} ]
     imports: [ {{ service: {{ account: {ACCOUNT}, subject: "{READ}.>" }}, to: "{PREFIX}rd.>" }} ]
@@ -219,14 +221,14 @@ system_account: {SYSTEM_ACCOUNT}
 """
 
 
-def _mappings() -> str:
+def read_mappings() -> dict[str, str]:
     """From `<READ>.<board>.<agent>.<stream>.<subject>` to the direct get; length by length."""
-    lines = [
-        f'      "{READ}.{".".join("*" * (count + 3))}": '
-        f'"$JS.API.DIRECT.GET.{".".join(f"${place + 3}" for place in range(count + 1))}"'
+    return {
+        f"{READ}.{'.'.join('*' * (count + 3))}": (
+            f"$JS.API.DIRECT.GET.{'.'.join(f'${place + 3}' for place in range(count + 1))}"
+        )
         for count in READ_TOKENS
-    ]
-    return "\n".join(lines)
+    }
 
 
 def _user(name: str, key: str, allowed: Permissions) -> Iterable[str]:

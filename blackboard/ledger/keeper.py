@@ -21,20 +21,19 @@ from blackboard.errors import (
     BlackboardError,
     ConflictError,
     InvalidError,
-    SettingsError,
     TooLargeError,
     UnavailableError,
 )
 from blackboard.jetstream import Connection
 from blackboard.ledger.chain import Chain
 from blackboard.ledger.deliveries import Deliveries
-from blackboard.ledger.items import AnyItem, Began, Checkpoint, Gap, Mark
+from blackboard.ledger.items import AnyItem, Checkpoint, Mark
 from blackboard.ledger.key import BoardKey
 from blackboard.ledger.notes import Note, Notes, folded
 from blackboard.ledger.pruning import Pruning
-from blackboard.ledger.receipt import Receipt, read_receipt, write_receipt
-from blackboard.ledger.record import Position, Record, seal, statement
-from blackboard.ledger.source import Journals, Reads, Source
+from blackboard.ledger.record import Position, Record, seal
+from blackboard.ledger.signer import Signer
+from blackboard.ledger.source import Journals, Policies, Reads, Source
 from blackboard.ledger.tap import Tap
 from blackboard.ledger.violations import Violations
 
@@ -51,7 +50,7 @@ FINAL_S = 2.0
 MANY = 5_000
 """Messages of a source that are not left to gather."""
 CHECKPOINT_RECORDS = 1_000
-CHECKPOINT_AFTER = timedelta(minutes=10)
+CHECKPOINT_AFTER = timedelta(minutes=1)
 NOTES, REMARKS, READS, JOURNALS = 256, 1_000, 1_000, 2_000
 """Of one record, at most; fewer when it is too large for a message (1 MiB) nevertheless."""
 
@@ -95,10 +94,13 @@ class Ledger:
         now: Callable[[], datetime] = clock.now,
     ) -> None:
         self.board = board
-        self._key = key
-        self._receipt = receipt
+        self._signer = Signer(board, key, receipt)
         self._chain = Chain(connection, board)
-        self._sources: tuple[Source, ...] = (Reads(connection, board), Journals(connection, board))
+        self._sources: tuple[Source, ...] = (
+            Reads(connection, board),
+            Journals(connection, board),
+            Policies(connection, board),
+        )
         self._deliveries = Deliveries(connection, board)
         self._violations = violations
         self._tap = Tap(connection, board, self.note, now)
@@ -210,7 +212,7 @@ class Ledger:
 
     async def _load(self) -> None:
         head, sequence = await self._chain.head()
-        receipt = None if self._receipt is None else read_receipt(self._receipt, self.board)
+        receipt = self._signer.last()
         known: set[str] = set()
 
         def take(record: Record) -> None:
@@ -223,31 +225,13 @@ class Ledger:
         reached = 0 if head is None else head.n
         if receipt is None or receipt.hash in known or self._pruning.covers(receipt.mark):
             return
-        cut = self._cut(receipt, reached)
+        cut = self._signer.cut(receipt, reached)
         self._remarks = [cut]
         logger.error("ledger of board %s: %s", self.board, cut.reason)
 
-    def _cut(self, receipt: Receipt, reached: int) -> Gap:
-        if reached >= receipt.n:
-            reason = f"record {receipt.n} is another one than a steward had written"
-            return Gap(about=self._chain.stream, reason=reason, low=receipt.n, high=receipt.n)
-        return Gap(
-            about=self._chain.stream,
-            reason=f"a steward had written record {receipt.n} ({receipt.hash}), "
-            f"but the chain ended at {reached}: its end was removed",
-            low=reached + 1,
-            high=receipt.n,
-            count=receipt.n - reached,
-        )
-
     def _learn(self, record: Record) -> None:
         """Take up what a record says, whoever wrote it."""
-        for item in record.items:
-            if isinstance(item, Began | Checkpoint) and item.key != self._key.public:
-                raise SettingsError(
-                    f"the ledger of board {self.board!r} is signed with the key {item.key}, this "
-                    f"steward's is {self._key.public}; set BLACKBOARD_BOARD_KEY to the right file"
-                )
+        self._signer.check(record)
         signed = any(isinstance(item, Checkpoint) for item in record.items)
         only = signed and len(record.items) == 1
         self._unsigned = 0 if only else 1 if signed else self._unsigned + 1
@@ -323,7 +307,7 @@ class Ledger:
     def _gather(self, items: list[AnyItem], positions: dict[str, Position]) -> bool:
         """Add what the broker and the agents say; True when there is more than one record holds."""
         more = False
-        for source, limit in zip(self._sources, (READS, JOURNALS), strict=True):
+        for source, limit in zip(self._sources, (READS, JOURNALS, REMARKS), strict=True):
             found = source.fold(limit // self._scale)
             if found is not None:
                 items += found.items
@@ -340,24 +324,15 @@ class Ledger:
         """Let the key vouch for the newest record when it is time to."""
         head = self._head
         if head is None:
-            items.insert(0, Began(board=self.board, key=self._key.public))
+            items.insert(0, self._signer.begin())
             return
         late = self._now() - self._signed_at >= CHECKPOINT_AFTER
         many = self._unsigned >= self._checkpoint_records
         removed = None if self._remarks else self._pruning.wanted
         if removed is not None or (self._unsigned and (late or many or final)):
             items.append(
-                self._checkpoint(Mark(head.n, head.hash), removed or self._pruning.removed)
+                self._signer.checkpoint(Mark(head.n, head.hash), removed or self._pruning.removed)
             )
-
-    def _checkpoint(self, mark: Mark, removed: Mark | None) -> Checkpoint:
-        return Checkpoint(
-            n=mark.n,
-            hash=mark.hash,
-            key=self._key.public,
-            signature=self._key.sign(statement(self.board, mark, removed)),
-            removed=removed,
-        )
 
     async def _store(self, items: Iterable[AnyItem], positions: dict[str, Position]) -> bool:
         """Append a record; False when another steward was faster, whose records are learnt then.
@@ -413,19 +388,7 @@ class Ledger:
             self._tried = None
             self._notes.stored(tried.notes, tried.lost)
             del self._remarks[: tried.remarks]
-        if self._receipt is not None:
-            mark = Mark(record.n, record.hash)
-            signature = self._key.sign(statement(self.board, mark, None))
-            write_receipt(
-                self._receipt,
-                Receipt(
-                    board=self.board,
-                    n=record.n,
-                    hash=record.hash,
-                    key=self._key.public,
-                    signature=signature,
-                ),
-            )
+        self._signer.keep(record)
 
     async def _look(self) -> None:
         while True:

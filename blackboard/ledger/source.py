@@ -9,12 +9,14 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 import anyio
 
+from blackboard.access.identity import ACCESS_STREAM, rights_subject
 from blackboard.errors import BlackboardError
 from blackboard.jetstream import Connection, Message, Start, StreamInfo, follow
-from blackboard.ledger.items import AnyItem, Gap, Journal, Read
+from blackboard.ledger.items import AnyItem, Gap, Journal, Privileged, Read
 from blackboard.ledger.record import Position
 from blackboard.ledger.streams import reads_stream, reads_subject
 from blackboard.subjects import audit_stream, audit_subject
@@ -249,6 +251,37 @@ class Journals(Source):
             taken += 1
         items += _journal(run)
         return taken
+
+
+class Policies(Source):
+    """The documents that say what each agent may do, as they are put in force."""
+
+    name = "access"
+    whole = False
+
+    def __init__(self, connection: Connection, board: str) -> None:
+        super().__init__(connection, ACCESS_STREAM, rights_subject(board, "*"))
+
+    def _seen(self, message: Message) -> Seen:
+        agent = message.subject.rpartition(".")[2]
+        return Seen(message.sequence, f"{agent} {_digest(message)}", message.stored)
+
+    def _fold(self, items: list[AnyItem], expected: int, limit: int) -> int:
+        taken = list(islice(self._waiting, limit))
+        for seen in taken:
+            agent, _, digest = seen.text.partition(" ")
+            act = "grant" if digest else "revoke"
+            what = f"rights of {agent}"
+            # Only who has an operator's credential may write there; the broker does not say who.
+            items.append(
+                Privileged(agent="operator", act=act, what=what, reason=digest, at=seen.stored)
+            )
+        return len(taken)
+
+
+def _digest(message: Message) -> str:
+    """Of a document, in short; empty when it takes all rights away."""
+    return f"document {hashlib.sha256(message.data).hexdigest()[:16]}" if message.data else ""
 
 
 def _journal(run: list[Seen]) -> list[AnyItem]:

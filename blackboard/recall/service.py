@@ -30,9 +30,12 @@ from blackboard.errors import (
     SettingsError,
 )
 from blackboard.jetstream import Answer, Connection, Handler, serve_requests
+from blackboard.ledger import Served
+from blackboard.ledger.teller import Teller
 from blackboard.recall.home import Home
 from blackboard.roster import Roster
 from blackboard.search import (
+    Filter,
     Grant,
     QueryRequest,
     RecallRequest,
@@ -41,7 +44,7 @@ from blackboard.search import (
 from blackboard.service import keep_boards, take_desk
 from blackboard.session import Desk as Place
 from blackboard.settings import Settings
-from blackboard.subjects import check_name, service_subject
+from blackboard.subjects import Ref, check_name, service_subject
 
 if TYPE_CHECKING:
     from blackboard.recall.desk import Desk
@@ -178,6 +181,7 @@ class Librarian:
         self._board = board
         self._trade = trade
         self._rights = rights
+        self._teller = Teller(connection, board)
         self._asked = anyio.Event()
         if not lazy or (settings.data_dir / "recall" / board).is_dir():
             self._asked.set()
@@ -228,7 +232,10 @@ class Librarian:
             grants = self._granted(subject)
             request = _read(body, RecallRequest)
             request.check()
-            return await (await self._found()).recall(request, grants)
+            found = await (await self._found()).recall(request, grants)
+            if grants is not None:
+                await self._tell(subject, "recall", request.where, [hit.ref for hit in found.hits])
+            return found
 
         return await _answered(answer)
 
@@ -237,7 +244,10 @@ class Librarian:
             grants = self._granted(subject)
             request = _read(body, QueryRequest)
             request.check()
-            return await (await self._found()).query(request, grants)
+            found = await (await self._found()).query(request, grants)
+            if grants is not None:
+                await self._tell(subject, "query", request.where, found.rows)
+            return found
 
         return await _answered(answer)
 
@@ -257,6 +267,19 @@ class Librarian:
             return await (await self._found()).library.reindex(request.embedder)
 
         return await _answered(answer)
+
+    async def _tell(self, subject: str, verb: str, where: Filter, refs: Sequence[Ref]) -> None:
+        """Have it recorded what an agent is about to be told, before it is."""
+        agent = subject.rsplit(".", 1)[-1]
+        asked = (
+            Served(agent=agent, verb=verb, what=where.topic or ">", user=user)
+            for user in where.users or (None,)
+        )
+        shown = (
+            Served(agent=agent, verb=verb, what=str(ref.unpinned), revision=ref.revision)
+            for ref in refs
+        )
+        await self._teller.noted(*asked, *shown)
 
     def _granted(self, subject: str) -> tuple[Grant, ...] | None:
         # The broker lets an agent ask under its own name only.

@@ -204,16 +204,16 @@ class Consumers:
         self._check_own(rights, msgspec.json.decode(answer, type=ConsumerInfo))
         return answer
 
-    async def delete(self, rights: Rights, rest: str) -> bytes:
-        """End one of its own consumers.
+    async def delete(self, rights: Rights, rest: str) -> tuple[bytes, int]:
+        """End one of its own consumers; gives the broker's answer, and how far it had delivered.
 
         Raises:
             DeniedError: It is another's.
         """
-        await self.info(rights, rest)
+        info = msgspec.json.decode(await self.info(rights, rest), type=ConsumerInfo)
         answer = await self._connection.api(f"CONSUMER.DELETE.{rest}")
         self._readers.get(rights.agent, set()).discard(rest.rpartition(".")[2])
-        return answer
+        return answer, info.delivered.stream_seq
 
     def _check_own(self, rights: Rights, info: ConsumerInfo) -> None:
         if self._owner(info) != rights.agent:

@@ -22,7 +22,7 @@ from blackboard.errors import BlackboardError, DeniedError, InvalidError, Retrya
 from blackboard.jetstream import Answer, BrokerError, Connection, Message, NoStreamError
 from blackboard.jetstream.errors import STREAM_MISSING
 from blackboard.layout import create_presence, limits_of
-from blackboard.ledger import Denied, Ledger, Served
+from blackboard.ledger import Delivered, Denied, Ledger, Served
 from blackboard.ledger.deliveries import follow_of
 from blackboard.records import ApiRequest, ServedMessage, ServedMessages
 from blackboard.roster import Roster
@@ -154,7 +154,22 @@ class Gate:
         return await self._consumers.info(caller.rights, rest)
 
     async def _end(self, caller: Caller, rest: str, _: Body) -> bytes:
-        return await self._consumers.delete(caller.rights, rest)
+        stream, name = rest.partition(".")[::2]
+        answer, reached = await self._consumers.delete(caller.rights, rest)
+        info = await self._connection.stream(stream)
+        # Between the look and the end it may have been sent what came in that moment.
+        most = 0 if info is None else info.state.last_seq
+        self._ledger.note(
+            Delivered(
+                agent=caller.agent,
+                stream=stream,
+                consumer=name,
+                sequence=reached,
+                most=most,
+                ended=True,
+            )
+        )
+        return answer
 
     async def _info(self, caller: Caller, stream: str, body: Body) -> bytes:
         """How full a stream is and how it is set; which subjects it has is nobody's business."""

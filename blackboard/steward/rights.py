@@ -1,16 +1,18 @@
 """Keeping one board's access policy in force: agents served within it, and cut off by it."""
 
 import logging
+from functools import partial
 
 import anyio
 
-from blackboard.access.identity import inbox_of
+from blackboard.access.identity import SERVICES, inbox_of
 from blackboard.errors import BlackboardError
 from blackboard.forgery import described, probe_of, try_forgeries
 from blackboard.jetstream import Answer, Connection, Handler, serve_requests
 from blackboard.layout import secure_board
 from blackboard.ledger import Ledger, Violations, load_key
 from blackboard.ledger.receipt import receipt_path
+from blackboard.ledger.teller import VERB, record
 from blackboard.roster import Roster
 from blackboard.service import RETRY_S
 from blackboard.settings import Settings
@@ -51,7 +53,7 @@ async def keep_rights(connection: Connection, board: str, settings: Settings) ->
         group.start_soon(roster.run)
         group.start_soon(ledger.run)
         group.start_soon(_enforce, roster, gate)
-        await _serve(connection, board, gate.answer)
+        await _serve(connection, board, gate.answer, ledger)
 
 
 def _ledger(connection: Connection, board: str, settings: Settings, roster: Roster) -> Ledger:
@@ -89,8 +91,12 @@ def _closed(reason: str) -> Handler:
     return refuse
 
 
-async def _serve(connection: Connection, board: str, handler: Handler) -> None:
+async def _serve(
+    connection: Connection, board: str, handler: Handler, ledger: Ledger | None = None
+) -> None:
     handlers = {"api": (service_subject(board, "api", "*"), handler)}
+    if ledger is not None:
+        handlers[VERB] = service_subject(board, VERB, "*"), partial(record, ledger, SERVICES)
     while True:
         try:
             async with serve_requests(

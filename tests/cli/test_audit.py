@@ -86,9 +86,7 @@ async def _sent(bench: Bench) -> bool:
 def run(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> CommandLine:
-    credential = bench.folder / "cli.nk"
-    credential.write_text(bench.people["cli"].seed + "\n")
-    monkeypatch.setenv("BLACKBOARD_CREDENTIALS", str(credential))
+    monkeypatch.setenv("BLACKBOARD_CREDENTIALS", str(bench.people.path("cli")))
     monkeypatch.setenv("BLACKBOARD_DATA", str(bench.folder))
     monkeypatch.setenv("BLACKBOARD_BOARD", BOARD)
     return CommandLine(capsys, bench.server.url)
