@@ -26,7 +26,7 @@ from blackboard.access.broker import configuration
 from blackboard.access.identity import PREFIX, Identity
 from blackboard.access.keys import Keyring
 from blackboard.access.rights import Grant, Rights
-from blackboard.enrolment import enrol
+from blackboard.cli.policies import enrol_at
 from blackboard.jetstream import Connection
 from blackboard.session import open_session
 from blackboard.settings import Limits, Settings
@@ -117,8 +117,8 @@ class Guarded(Server):
 
     async def lay(self) -> None:
         """Make the boards, and say who may do what; what an operator does after a change."""
-        async with self.operator() as operator:
-            await enrol(operator, self._policy(), self.keyring.ensure(self._policy().agents()))
+        cli = self.keyring.path("cli")
+        await enrol_at(self.url, cli, self._policy(), self.keyring)
 
     async def grant(self, rights: Rights) -> None:
         """Change what an agent may do: the broker first, then everybody who asks."""

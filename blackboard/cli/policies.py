@@ -18,6 +18,7 @@ from blackboard.local import Endpoint, join, read_endpoint
 from blackboard.local.directory import Directory
 from blackboard.local.security import take_policy, write_policy
 from blackboard.settings import Settings
+from blackboard.steward.consumers import Consumers
 
 _OWN = Group(
     "A broker of your own",
@@ -151,7 +152,7 @@ async def enrol_local(endpoint: Endpoint) -> Enrolled:
 
 
 async def enrol_at(url: str, credential: Path, policy: Policy, keyring: Keyring) -> Enrolled:
-    """Write the rights of a policy to a broker that has it in force.
+    """Write the rights of a policy to a broker that has it in force; cut consumers down to them.
 
     Raises:
         SettingsError: The credential is none of the broker's.
@@ -159,4 +160,11 @@ async def enrol_at(url: str, credential: Path, policy: Policy, keyring: Keyring)
     """
     identity = Identity.read(credential, "*", "cli")
     async with Connection.open(url, identity=identity, name="cli") as connection:
-        return await enrol(connection, policy, keyring.ensure(policy.agents()))
+        enrolled = await enrol(connection, policy, keyring.ensure(policy.agents()))
+        # The steward does it too; but while it is away, what an agent lost would be sent on to it.
+        for board in {board for board, _ in (*enrolled.granted, *enrolled.revoked)}:
+            there = {
+                name: one.rights for (its, name), one in policy.members.items() if its == board
+            }
+            await Consumers(connection, board).enforce(there)
+        return enrolled
