@@ -1,6 +1,6 @@
 """Old memories become summaries: which, how, and how that is taken back."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -14,12 +14,10 @@ from tests.recall_service import RecallService, current
 
 
 @pytest.fixture
-async def recall(
-    board: Blackboard, start_recall: Callable[..., RecallService]
-) -> AsyncGenerator[RecallService]:
+async def recall(board: Blackboard, start_recall: Callable[..., RecallService]) -> RecallService:
     service = start_recall()
     await current(board)
-    yield service
+    return service
 
 
 async def states(board: Blackboard, refs: list[Ref]) -> set[str]:

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
+from itertools import count
 from typing import Any
 
 import anyio
@@ -19,20 +19,21 @@ from blackboard.finder import Finder
 from blackboard.log import Log
 from blackboard.models import Model, open_model
 from tests.children import tell, told
+from tests.waiting import wait_until
 
 OPTIONS = told()
-reached = 0
+numbers = count(1)
 
 
 async def point(where: str) -> None:
-    global reached
-    reached += 1
-    tell(point=reached, where=where)
-    if reached == OPTIONS.get("at"):
-        if "go" not in OPTIONS:
-            os.kill(os.getpid(), signal.SIGKILL)
-        while not Path(OPTIONS["go"]).exists():
-            await anyio.sleep(0.02)
+    number = next(numbers)
+    tell(point=number, where=where)
+    if number != OPTIONS.get("at"):
+        return
+    if "go" not in OPTIONS:
+        os.kill(os.getpid(), signal.SIGKILL)
+    go = anyio.Path(OPTIONS["go"])
+    await wait_until(go.exists, "the file is there", 60)
 
 
 def watched(name: str, real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
