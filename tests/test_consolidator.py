@@ -5,12 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from blackboard import Blackboard, Ref
+from blackboard import Agent, Blackboard, Memory, Ref
 from blackboard.consolidator.policy import Policy, Rules
 from blackboard.consolidator.undoing import undo
 from blackboard.errors import GoneError, InvalidError
-from tests.consolidated import AT_ONCE, check, consolidator, heads, summaries, texts
+from tests.consolidated import check, consolidator, heads, summaries, texts
 from tests.recall_service import RecallService, current
+from tests.settling import settled
 
 
 @pytest.fixture
@@ -200,6 +201,37 @@ async def test_without_recall_nothing_is_condensed_and_it_says_so(board: Blackbo
     assert "waits for recall" in wait.why
 
 
+async def test_handlers_hear_nothing_of_it_and_groups_keep_their_parts(
+    board: Blackboard, recall: RecallService
+) -> None:
+    heard: list[str] = []
+    merged: list[int] = []
+    agent = Agent("reader")
+
+    @agent.on("pumps")
+    async def read(pump: Memory, _: Blackboard) -> None:
+        heard.append(str(pump.content))
+
+    @agent.gather("pumps", by="session", until=lambda parts: len(parts) >= 10)
+    async def merge(parts: list[Memory], _: Blackboard) -> int:
+        merged.append(len(parts))
+        return len(parts)
+
+    async with agent.running(board):
+        await board.put_many("pumps", texts(20), session="s1")
+        await settled(board, "reader--read")
+        await settled(board, "reader--merge")
+        before = len(heard), len(merged)
+
+        done = await consolidator(board).once()
+        await settled(board, "reader--read")
+        await settled(board, "reader--merge")
+
+    assert done.retired == 20
+    assert (len(heard), len(merged)) == before
+    assert before[0] == 20
+
+
 async def test_a_long_memory_is_condensed_by_itself(
     board: Blackboard, recall: RecallService
 ) -> None:
@@ -212,4 +244,3 @@ async def test_a_long_memory_is_condensed_by_itself(
     assert done.condensed == 2
     assert sorted(len(one.sources) for one in made) == [1, 1]
     assert await states(board, refs) == {"retired"}
-    assert AT_ONCE.policy

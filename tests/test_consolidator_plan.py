@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies
 
-from blackboard.consolidator.groups import CONDENSED, Candidate, Groups, Key
+from blackboard.consolidator.groups import Candidate, Groups, Key
 from blackboard.consolidator.plan import MAX_SOURCES, due, parts, summary_of
 from blackboard.consolidator.policy import Policy, Rules, read_rules
 from blackboard.errors import SettingsError
-from blackboard.messages import Memory
+from blackboard.messages import CONDENSED, Memory
 from blackboard.subjects import Ref
 
 NOW = datetime(2026, 5, 8, tzinfo=UTC)

@@ -15,14 +15,12 @@ from blackboard.consolidate.lexicon import Lexicon
 from blackboard.consolidator.policy import OWN_KINDS, UNTOUCHABLE, Policy, Rules
 from blackboard.messages import Memory
 from blackboard.plaintext import plain
-from blackboard.subjects import ANSWERS, ONCE, Ref
+from blackboard.subjects import ANSWERS, CONSOLIDATOR, ONCE, Ref
 from blackboard.tokens import tokens
 
-AGENT = "consolidator"
+AGENT = CONSOLIDATOR
 LEARNT_CHARS = 4_000
 """Of each memory, for how rare words are."""
-CONDENSED = "condensed into "
-"""How the reason of a tombstone begins that stands over a source."""
 
 
 class Key(msgspec.Struct, frozen=True, order=True):

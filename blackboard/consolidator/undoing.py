@@ -9,11 +9,11 @@ from typing import Literal
 
 import msgspec
 
-from blackboard.consolidator.groups import AGENT, CONDENSED
+from blackboard.consolidator.groups import AGENT
 from blackboard.envelope import Write, is_expired
 from blackboard.errors import ConflictError, GoneError, InvalidError, NotFoundError
 from blackboard.jetstream import Outgoing
-from blackboard.messages import Memory
+from blackboard.messages import CONDENSED, Memory
 from blackboard.session import Desk
 from blackboard.subjects import Ref, claim_subject
 

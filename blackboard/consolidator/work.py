@@ -16,7 +16,7 @@ from blackboard import clock
 from blackboard.background import background
 from blackboard.codec import canonical
 from blackboard.consolidate.extract import Said
-from blackboard.consolidator.groups import AGENT, CONDENSED, Candidate, Groups, Key
+from blackboard.consolidator.groups import AGENT, Candidate, Groups, Key
 from blackboard.consolidator.plan import SUMMARY_TOKENS, length, parts, summary_of
 from blackboard.consolidator.policy import Policy
 from blackboard.consolidator.undoing import give_back
@@ -26,7 +26,7 @@ from blackboard.errors import ConflictError, TerminalError, UnavailableError
 from blackboard.finder import Finder
 from blackboard.jetstream import Outgoing
 from blackboard.lease import Claim
-from blackboard.messages import Memory
+from blackboard.messages import CONDENSED, Memory
 from blackboard.plaintext import day_of, plain
 from blackboard.records import Lease
 from blackboard.search import Filter, QueryRequest, RecallRequest
