@@ -17,12 +17,13 @@ from blackboard import clock
 from blackboard.background import background
 from blackboard.codec import decode_record
 from blackboard.consolidate.extract import Said
+from blackboard.consolidator.bench import LEASE_S, Bench, Outcome
 from blackboard.consolidator.groups import AGENT, Candidate, Groups, Key
 from blackboard.consolidator.plan import Due, due
 from blackboard.consolidator.policy import Rules, read_rules
 from blackboard.consolidator.spending import Spending, SpentError
 from blackboard.consolidator.undoing import Undone
-from blackboard.consolidator.work import LEASE_S, Bench, Outcome
+from blackboard.consolidator.work import work_on
 from blackboard.consolidator.writers import Extractor, ModelWriter, Writer, Written
 from blackboard.errors import BlackboardError, InvalidError
 from blackboard.jetstream import Connection, Start, follow
@@ -228,7 +229,7 @@ class Consolidator:
             return found[0].members if found else []
 
         try:
-            if await self._bench.run(key, members, self._writer(key)):
+            if await work_on(self._bench, key, members, self._writer(key)):
                 self._failures.pop(key, None)
                 self.waits.pop(key, None)
         except BlackboardError as error:
