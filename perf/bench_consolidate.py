@@ -12,6 +12,9 @@ The score of a question is the share of its answer's words (function words left 
 a turn is among those hits itself (direct), or is a source of one (by way of sources). What was
 chosen, was chosen on `TUNED`; the others stand apart.
 
+Where OPENAI_BASE_URL names an endpoint, its model (BLACKBOARD_MODEL) condenses too, and what that
+takes is shown; answers that are no summary are counted and their session is left out.
+
 The search is exact, in numpy; `--cache` keeps vectors for the next run.
 """
 
@@ -20,7 +23,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -40,12 +43,17 @@ from blackboard.consolidate.extract import (
 )
 from blackboard.consolidate.lexicon import Lexicon
 from blackboard.consolidate.sentences import words_of
+from blackboard.consolidator.service import asking
+from blackboard.consolidator.writers import checked, instructions, prompt_of
 from blackboard.envelope import Write, seal
+from blackboard.errors import ModelRefusedError
 from blackboard.messages import Cost, Memory
+from blackboard.models import Model
 from blackboard.recall.embed import MiniLM
 from blackboard.recall.rank import rank
 from blackboard.recall.text import Texts, question, texts_of
 from blackboard.recall.weights import FloatArray
+from blackboard.settings import load
 from blackboard.subjects import Ref, derived_id
 from blackboard.tokens import tokens
 from perf.bench_locomo import NOW, Asked, Talk, exact, searched, talks
@@ -59,7 +67,7 @@ KEEP, OVER_RANDOM, SMALLER = 0.70, 1.25, 3.0
 """To be reached at ratio 5: of before, of random, and how much less the board weighs."""
 GOAL_RATIO = 5
 
-Condenser = Callable[[Sequence[Said], int, Lexicon], Condensed]
+Condenser = Callable[[Sequence[Said], int, Lexicon], Awaitable[Condensed | None]]
 
 
 class Query(NamedTuple):
@@ -179,7 +187,11 @@ def _score(one: Query, hits: Iterable[Memory], talk: Talk) -> Score:
     )
 
 
-def at_random(said: Sequence[Said], budget: int, _lexicon: Lexicon) -> Condensed:
+async def extracted(said: Sequence[Said], budget: int, lexicon: Lexicon) -> Condensed:
+    return condense(said, budget, lexicon)
+
+
+async def at_random(said: Sequence[Said], budget: int, _lexicon: Lexicon) -> Condensed:
     """Sentences at random, in the form that the extractor gives its own."""
     layout = Layout(said)
     pieces = pieces_of(said)
@@ -197,7 +209,27 @@ def at_random(said: Sequence[Said], budget: int, _lexicon: Lexicon) -> Condensed
     return Condensed(text, 0, tokens(text))
 
 
-def condensed(talk: Talk, condenser: Condenser, ratio: int) -> Held:
+class Endpoint:
+    """A model as condenser, with what it took."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.tokens = self.refused = 0
+
+    async def __call__(
+        self, said: Sequence[Said], budget: int, _lexicon: Lexicon
+    ) -> Condensed | None:
+        try:
+            answer = await self._model.complete(prompt_of(said), system=instructions(budget))
+            self.tokens += answer.cost.tokens
+            text = checked(answer.text, said, budget)
+        except ModelRefusedError:
+            self.refused += 1
+            return None
+        return Condensed(text, 0, tokens(text))
+
+
+async def condensed(talk: Talk, condenser: Condenser, ratio: int) -> Held:
     """The board when every session is a summary."""
     lexicon = Lexicon()
     for memory in talk.memories:
@@ -209,8 +241,9 @@ def condensed(talk: Talk, condenser: Condenser, ratio: int) -> Held:
     for session, memories in groups.items():
         said = [Said(str(one.content), one.agent, day_of(one.happened)) for one in memories]
         budget = max(1, sum(tokens(one.text) for one in said) // ratio)
-        text = condenser(said, budget, lexicon).text
-        summaries.append(_summary(talk, session, memories, text, len(summaries)))
+        found = await condenser(said, budget, lexicon)
+        if found is not None:
+            summaries.append(_summary(talk, session, memories, found.text, len(summaries)))
     return Held(summaries, [[] for _ in summaries])
 
 
@@ -235,7 +268,7 @@ async def measured(
     talk: Talk, ask: list[Query], vectors: Vectors, condenser: Condenser, ratio: int
 ) -> Outcome:
     began = time.process_time()
-    held = condensed(talk, condenser, ratio)
+    held = await condensed(talk, condenser, ratio)
     seconds = time.process_time() - began
     return Outcome(held, await asked(held, talk, ask, vectors), seconds)
 
@@ -271,7 +304,11 @@ def row(name: str, outcomes: Sequence[Outcome], before: float | None = None) -> 
 
 
 async def report(
-    boards: Sequence[Talk], ask: dict[str, list[Query]], vectors: Vectors, ratios: Sequence[int]
+    boards: Sequence[Talk],
+    ask: dict[str, list[Query]],
+    vectors: Vectors,
+    ratios: Sequence[int],
+    model: Model | None = None,
 ) -> None:
     names = ", ".join(talk.name for talk in boards)
     print(f"\n{names}: {sum(len(ask[talk.name]) for talk in boards)} questions")
@@ -290,10 +327,20 @@ async def report(
         chance = [
             await measured(talk, ask[talk.name], vectors, at_random, ratio) for talk in boards
         ]
-        ours = [await measured(talk, ask[talk.name], vectors, condense, ratio) for talk in boards]
+        ours = [await measured(talk, ask[talk.name], vectors, extracted, ratio) for talk in boards]
         by_chance = row(f"1/{ratio}, at random", chance, kept)
         answer = row(f"1/{ratio}, extracted", ours, kept)
         turns = sum(len(talk.memories) for talk in boards)
+        if model is not None:
+            endpoint = Endpoint(model)
+            by_model = [
+                await measured(talk, ask[talk.name], vectors, endpoint, ratio) for talk in boards
+            ]
+            row(f"1/{ratio}, {model.name}", by_model, kept)
+            print(
+                f"  {1000 * endpoint.tokens / turns:,.0f} tokens per 1,000 memories; "
+                f"{endpoint.refused} answers were no summary"
+            )
         smaller = sum(weight(each.held) for each in before) / sum(weight(one.held) for one in ours)
         seconds = sum(one.seconds for one in ours)
         goals = ""
@@ -312,8 +359,11 @@ async def main(arguments: argparse.Namespace) -> None:
     vectors = Vectors(arguments.cache)
     tuned = [talk for talk in boards if talk.name in TUNED]
     others = [talk for talk in boards if talk.name not in TUNED]
-    for part in (tuned, others, boards):
-        await report(part, ask, vectors, arguments.ratio or RATIOS)
+    ratios = arguments.ratio or RATIOS
+    async with asking(load()) as model:
+        for part in (tuned, others):
+            await report(part, ask, vectors, ratios)
+        await report(boards, ask, vectors, ratios, model)
     vectors.keep()
 
 

@@ -37,8 +37,11 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 30.0
 """How late what is due may be taken up."""
-AT_ONCE = 2
-"""Groups that are condensed at the same time; extracting keeps one core busy."""
+AT_ONCE = 1
+"""Groups that are condensed at the same time without a model: the index is what takes the time."""
+REST = 0.5
+"""Share of the time that a group took in which nothing is done: who searches gets a turn."""
+LONGEST_REST_S = 1.0
 AT_ONCE_MODEL = 4
 FIRST_PAUSE_S = 30.0
 LONGEST_PAUSE_S = 3600.0
@@ -228,10 +231,14 @@ class Consolidator:
             found = list(due(self.groups, clock.now(), now=now, only=key))
             return found[0].members if found else []
 
+        began = anyio.current_time()
         try:
             if await work_on(self._bench, key, members, self._writer(key)):
                 self._failures.pop(key, None)
                 self.waits.pop(key, None)
+            if self._model is None:
+                took_s = anyio.current_time() - began
+                await anyio.sleep(min(LONGEST_REST_S, REST * took_s))
         except BlackboardError as error:
             self._failed(key, error)
         finally:
