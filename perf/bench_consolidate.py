@@ -216,7 +216,7 @@ class Endpoint:
         self._model = model
         self.tokens = self.refused = 0
 
-    async def __call__(
+    async def __call__(  # noqa: D102 - a condenser
         self, said: Sequence[Said], budget: int, _lexicon: Lexicon
     ) -> Condensed | None:
         try:
