@@ -141,6 +141,18 @@ def test_only_the_consolidators_own_word_makes_a_summary() -> None:
     assert not groups.unfinished()
 
 
+def test_what_was_written_from_a_summary_is_an_echo_however_far_from_it() -> None:
+    groups = filled(60)
+    summary = memory(70, agent="consolidator", kind="summary", sources=(memory(1).pinned,))
+    note = memory(71, sources=(summary.pinned,))
+    for one in (summary, note, memory(72, sources=(note.pinned,)), memory(73)):
+        groups.take(one)
+
+    taken = {one.ref.revision for one in groups.members(Key("shared", "pumps", "s1"))}
+    assert {71, 72} & taken == set()
+    assert 73 in taken
+
+
 sizes = strategies.lists(strategies.integers(0, 3_000), min_size=1, max_size=900)
 
 

@@ -79,7 +79,7 @@ class Groups:
         self._members: dict[Key, dict[Ref, Candidate]] = {}
         self._places: dict[Ref, Key] = {}
         self._covers: dict[Ref, dict[Ref, int]] = defaultdict(dict)
-        self._made_here: set[Ref] = set()
+        self._echoes: set[Ref] = set()
         self._keys: dict[Ref, Key] = {}
         # Summaries that may leave something to do, and the revision they are known from.
         self._open: dict[Ref, int] = {}
@@ -97,6 +97,8 @@ class Groups:
                 self._forget(ref)
             return
         self._forgotten.discard(ref)
+        if any(source.unpinned in self._echoes for source in memory.sources):
+            self._echoes.add(ref)
         policy = self.rules.of(memory.topic)
         if self._is_eligible(memory, policy):
             self._enter(ref, memory)
@@ -184,7 +186,7 @@ class Groups:
             self.undone.update(source.unpinned for source in before)
         if memory.gone is not None:
             return
-        self._made_here.add(ref)
+        self._echoes.add(ref)
         self._keys[ref] = key_of(memory)
         self._open[ref] = memory.revision
         self.summaries[ref] = memory.sources
@@ -200,6 +202,7 @@ class Groups:
             self._open[summary] = self.position
 
     def _is_eligible(self, memory: Memory, policy: Policy) -> bool:
+        ref = memory.ref.unpinned
         barred = (
             not policy.condense
             or memory.ref.shared
@@ -207,19 +210,14 @@ class Groups:
             or memory.topic.split(".")[0] in (ONCE, ANSWERS)
             or (memory.expires is not None and policy.sources != "ttl")
             or (memory.blob is not None and not memory.text)
-            or (not policy.summaries and self._is_derived(memory))
+            # A summary, or what was written from one, or from that: echo upon echo.
+            or (not policy.summaries and (memory.kind == "summary" or ref in self._echoes))
         )
         if barred:
             return False
         if policy.kinds:
             return memory.kind in policy.kinds
         return memory.kind not in OWN_KINDS or (policy.summaries and memory.kind == "summary")
-
-    def _is_derived(self, memory: Memory) -> bool:
-        """A summary, or something written from one: condensing that would be echo upon echo."""
-        return memory.kind == "summary" or any(
-            source.unpinned in self._made_here for source in memory.sources
-        )
 
 
 def key_of(memory: Memory) -> Key:
