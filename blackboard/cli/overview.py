@@ -202,9 +202,9 @@ def _number(text: str | None) -> int:
     return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text) else 0
 
 
-def _condensed_line(stats: CondensedStats) -> str:
+def _condensed_line(stats: CondensedStats) -> str | None:
     if not stats.summaries:
-        return "nothing"
+        return None
     saved = stats.tokens_before - stats.tokens
     return (
         f"{stats.memories} memories into {stats.summaries} summaries; "
