@@ -129,6 +129,7 @@ async def try_forgeries(connection: Connection, probe: Identity, board: str) -> 
     if not tried and failure is not None:
         raise failure
     await anyio.sleep(LATE_S)
+    await _clear(connection, memory_stream(board), claim_subject(board, PROBE, PROBE, victim))
     return [Forgery(one.stream, one.subject) for one in targets if await _stored(connection, one)]
 
 
@@ -179,8 +180,7 @@ async def _have_answered(forger: Connection, board: str, bait: str, subject: str
     get = read_subject(board, PROBE, memory_stream(board), bait)
     await forger.notify(get, reply=subject)
     await forger.notify(get, NO_HEADERS, reply=subject)
-    own = claim_subject(board, PROBE, PROBE, "forged")
-    await forger.notify(forger.prefix + own, b"forged", reply=subject)
+    await forger.notify(forger.prefix + bait, b"a forgery", reply=subject)
     await forger.notify(service_subject(board, "api", PROBE), b"{}", reply=subject)
 
 
@@ -213,16 +213,21 @@ async def _stored(connection: Connection, target: Target) -> bool:
     """Whether it is there; if so it is taken away again."""
     found = False
     for subject in (target.subject, connection.prefix + target.subject):
-        try:
-            message = await connection.leader_last(target.stream, subject)
-            while message is not None:
-                found = True
-                await connection.delete(target.stream, message.sequence, erase=False)
-                message = await connection.leader_last(target.stream, subject)
-        except NoStreamError:
-            continue  # a stream that this board does not have
-        except UnavailableError:
-            raise
-        except BlackboardError as error:
-            logger.warning("a forged message stays in %s: %s", target.stream, error)
+        found = await _clear(connection, target.stream, subject) or found
+    return found
+
+
+async def _clear(connection: Connection, stream: str, subject: str) -> bool:
+    """Delete what lies on a subject; whether there was something."""
+    found = False
+    try:
+        while (message := await connection.leader_last(stream, subject)) is not None:
+            found = True
+            await connection.delete(stream, message.sequence, erase=False)
+    except NoStreamError:
+        return False  # a stream that this board does not have
+    except UnavailableError:
+        raise
+    except BlackboardError as error:
+        logger.warning("what was tried stays in %s: %s", stream, error)
     return found

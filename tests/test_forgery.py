@@ -73,7 +73,7 @@ async def test_a_broker_as_it_is_compiled_stores_none_and_nothing_is_left(start:
     assert await forged(broker) == set()
     assert (await examined(broker)).state == "ok"
     async with broker.operator() as operator:
-        for stream in ("BLOB_main", "DEAD_main", "AUDIT_main", "KV_agents_main"):
+        for stream in ("MEM_main", "BLOB_main", "DEAD_main", "AUDIT_main", "KV_agents_main"):
             info = await operator.stream(stream)
             assert info is not None
             assert info.state.messages == 0, stream

@@ -114,7 +114,9 @@ def _handlers(module: ModuleType) -> set[str]:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         for decorator in node.decorator_list:
-            if isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Attribute):
+            if not isinstance(decorator, ast.Call) or not isinstance(decorator.func, ast.Attribute):
+                continue
+            if decorator.func.attr in ("on", "gather", "answers"):
                 named = [word.value for word in decorator.keywords if word.arg == "name"]
                 names = [str(one.value) for one in named if isinstance(one, ast.Constant)]
                 found.add(names[0] if names else node.name)

@@ -99,6 +99,12 @@ class Restricted(Connection):
         self._known_at = 0.0
         self._learning = anyio.Lock()
         self._asking = anyio.CapacityLimiter(MAX_ASKED)
+        self._absent = False
+
+    def reconnected(self) -> None:
+        """Be patient again: the steward reconnects too."""
+        self._absent = False
+        super().reconnected()
 
     async def rights(self, *, newer_than: float = 0.0) -> Rights:
         """What this agent may do, as the policy in force says.
@@ -199,9 +205,12 @@ class Restricted(Connection):
                 try:
                     answer = await self.request(subject, body)
                 except NoStreamError as error:
-                    if anyio.current_time() > patient_until:
+                    # Once it was waited for in vain, whoever asks next is told at once.
+                    if self._absent or anyio.current_time() > patient_until:
+                        self._absent = True
                         raise UnavailableError(NOBODY.format(board=self.board)) from error
                 else:
+                    self._absent = False
                     # Other processes of this agent ask too much; at some time that is an error.
                     busy = (refusal(answer.headers, answer.data) or (0,))[0] == BUSY
                     if not busy or anyio.current_time() > patient_until:

@@ -338,8 +338,9 @@ def _number(config: Mapping[str, Any], name: str, least: int, most: int) -> int:
 
 
 def _filters_of(info: ConsumerInfo) -> tuple[str, ...]:
-    one = info.config.get("filter_subject")
-    return (str(one),) if one else tuple(info.config.get("filter_subjects") or ())
+    """What it selects; without a filter that is everything."""
+    one = info.config.get("filter_subject") or ">"
+    return tuple(info.config.get("filter_subjects") or (str(one),))
 
 
 def _unreadable(rights: Rights, subject: str) -> str:
