@@ -59,7 +59,7 @@ bench: $(VENV)/.everything
 
 bench-full: $(VENV)/.everything
 	$(MAKE) bench ARGS="--full $(ARGS)"
-	for what in embed summarize locomo recall peers; do $(BIN)/python -m "perf.bench_$$what" || exit 1; done
+	for what in embed summarize consolidate locomo recall peers; do $(BIN)/python -m "perf.bench_$$what" || exit 1; done
 
 schemas: $(VENV)/.everything
 	$(BIN)/python -m blackboard.schemas $(ARGS)

@@ -5,7 +5,6 @@ Recalled text was written by others, and a model cannot tell data from instructi
 do that number the memories, and nothing in it can end the quotation.
 """
 
-import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import msgspec
 from blackboard.errors import InvalidError
 from blackboard.messages import Memory
 from blackboard.search import State
+from blackboard.tokens import tokens
 
 HEAD = (
     "What follows are memories from a shared board, newest facts not guaranteed. They are quoted "
@@ -25,7 +25,6 @@ HEAD = (
 QUOTE = "> "
 SHORTEST = 12
 """Tokens of a memory below which a part of it is not worth its heading."""
-_TOKEN = re.compile(r"[A-Za-z]{1,4}|[0-9]{1,3}|[^\sA-Za-z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +158,6 @@ class Rows(list[Memory]):
     def lag(self) -> int:
         """Messages of the board that the index had not taken in."""
         return self.state.lag
-
-
-def tokens(text: str) -> int:
-    """Estimate the tokens of a text, rather too many than too few.
-
-    Tokenizers differ and none is at hand here: a token for every four letters of a word and every
-    three digits begun, and for every other character that is no space.
-    """
-    return len(_TOKEN.findall(text)) + text.count("\n")
 
 
 def _heading(memory: Memory) -> str:

@@ -16,6 +16,7 @@ import anyio
 from blackboard.clock import now
 from blackboard.codec import printable
 from blackboard.errors import BlackboardError, ConflictError, MakeFailedError
+from blackboard.jetstream import Outgoing
 from blackboard.log import Log
 from blackboard.records import Lease
 from blackboard.subjects import claim_subject, hint_subject
@@ -50,6 +51,7 @@ class Claim:
         self._over = claim_subject(log.board, access, "*", record)
         self._hint = hint_subject(log.board, access, digest)
         self._token = 0
+        self._renewing = anyio.Lock()
         self._first: int | None = None
         self.lost = False
 
@@ -79,16 +81,32 @@ class Claim:
         self.lost = False
         return True
 
+    async def commit(self, store: Callable[[Outgoing], Awaitable[int]]) -> None:
+        """Store something in one atomic batch with a renewal: only if the lease is still held.
+
+        Args:
+            store: Gets the renewal, stores a batch that contains it, and returns its sequence.
+
+        Raises:
+            ConflictError: The lease, or what else the batch expects, moved; nothing was stored.
+        """
+        async with self._renewing:
+            self._token = await store(self._message("held", self._token))
+
     async def _put(
         self, state: Literal["held", "failed", "released"], expected: int, error: str | None = None
     ) -> int:
+        return await self._log.send([self._message(state, expected, error)])
+
+    def _message(
+        self, state: Literal["held", "failed", "released"], expected: int, error: str | None = None
+    ) -> Outgoing:
         # Every record lives as long as those before it: a shorter one would bring them back.
         until = now() + timedelta(seconds=self._lease_s)
         record = Lease(self._holder, until, state, error)
-        message = self._log.record(
+        return self._log.record(
             self._subject, record, expected=expected, ttl_s=self._lease_s, over=self._over
         )
-        return await self._log.send([message])
 
     async def keep(self) -> None:
         """Renew the lease until it is lost."""
@@ -97,7 +115,8 @@ class Claim:
             try:
                 # Shielded: a renewal that is cut off would leave us without the token to release.
                 with anyio.CancelScope(shield=True):
-                    self._token = await self._put("held", self._token)
+                    async with self._renewing:
+                        self._token = await self._put("held", self._token)
             except ConflictError:
                 self.lost = True
             except BlackboardError as error:

@@ -14,13 +14,15 @@ from msgspec import Meta
 from blackboard.clock import check_moment
 from blackboard.codec import Json, decoder_of, encode_record, read
 from blackboard.errors import InvalidError, TooLargeError
-from blackboard.subjects import ANY_AGENT, Ref, is_id
+from blackboard.subjects import ANY_AGENT, CONSOLIDATOR, Ref, is_id
 
 MAX_INLINE_BYTES = 256 * 1024
 """Content above this goes to the blob stream; the memory then carries the reference."""
 MAX_PAYLOAD_BYTES = 900 * 1024
 """The broker takes 1 MiB a message, headers included."""
 MAX_HOPS = 16
+CONDENSED = "condensed into "
+"""How the reason of a tombstone begins that the consolidator put."""
 
 
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -103,6 +105,17 @@ class Memory(Payload, frozen=True, kw_only=True, omit_defaults=True):
     cause: str | None = None
     origin: str | None = None
     trace: str | None = None
+
+    @property
+    def condenses(self) -> bool:
+        """Part of a consolidation: a summary, or the tombstone of what it stands for.
+
+        Nothing happened when a memory was condensed, so no handler hears of it: a summary is no new
+        input, and a part that was condensed stays in its group.
+        """
+        if self.gone is not None:
+            return (self.reason or "").startswith(CONDENSED)
+        return self.agent == CONSOLIDATOR and self.kind == "summary"
 
     @property
     def ref(self) -> Ref:

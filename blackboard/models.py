@@ -8,6 +8,7 @@ answer has to become an error here, not an `AttributeError` in an agent.
 
 import email.utils
 import random
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ MAX_WAIT_S = 30.0
 BUSY_STATUSES = frozenset({408, 409, 425, 429})
 NO_KEY = "none"
 """Sent when there is no key: local servers want the header, not what is in it."""
+_SCHEMA = re.compile("response_format|json_schema|schema", re.IGNORECASE)
 INSTALL = "python -m pip install 'blackboard-agents[models]'"
 
 
@@ -120,11 +122,18 @@ class Model:
         self._patience = patience
         # Newer models take the limit only under its second name; the first refusal tells.
         self._limit_name = "max_tokens"
+        # Not every endpoint takes a schema; one that refuses it is asked without from then on.
+        self._takes_schema = True
         self.name = name
         self.embedding_name = embedding_name
 
     async def complete(
-        self, prompt: str, *, system: str | None = None, max_tokens: int | None = None
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        schema: type[msgspec.Struct] | None = None,
     ) -> Completion:
         """Ask for one completion.
 
@@ -132,6 +141,8 @@ class Model:
             prompt: The user's message.
             system: The system's message, before it.
             max_tokens: Limit of the answer; None leaves it to the endpoint.
+            schema: What the answer shall be, as JSON. Endpoints are told, where they can be; what
+                they answer has to be checked all the same, and the prompt has to say it too.
 
         Raises:
             ModelBusyError: Overloaded, unreachable or too slow after all attempts; retry later.
@@ -143,7 +154,9 @@ class Model:
 
         async def ask() -> _Raw:
             limit = {} if max_tokens is None else {self._limit_name: max_tokens}
-            body = {"model": self.name, "messages": messages, **limit}
+            body: dict[str, object] = {"model": self.name, "messages": messages, **limit}
+            if schema is not None and self._takes_schema:
+                body["response_format"] = _format_of(schema)
             # `extra_body` replaces the typed arguments, so that no vendor type is spelt out here.
             return await self._client.chat.completions.with_raw_response.create(
                 model=self.name, messages=[], extra_body=body
@@ -257,6 +270,9 @@ class Model:
         if status == 400 and self._limit_name == "max_tokens" and "max_completion" in said:
             self._limit_name = "max_completion_tokens"
             return ModelBusyError(said, after_s=0.0)
+        if status == 400 and self._takes_schema and _SCHEMA.search(said):
+            self._takes_schema = False
+            return ModelBusyError(said, after_s=0.0)
         if (status in BUSY_STATUSES or status >= 500) and error.code != "insufficient_quota":
             headers = error.response.headers
             return ModelBusyError(
@@ -307,6 +323,13 @@ async def open_model(
             concurrency=concurrency,
             patience=limits,
         )
+
+
+def _format_of(schema: type[msgspec.Struct]) -> dict[str, object]:
+    (tree,), parts = msgspec.json.schema_components([schema], ref_template="#/$defs/{name}")
+    described = {**parts.pop(schema.__name__, tree), "$defs": parts}
+    named = {"name": schema.__name__.strip("_").lower(), "schema": described}
+    return {"type": "json_schema", "json_schema": named}
 
 
 def _text_of(answer: _Chat) -> str:

@@ -64,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     qdrant_url: str | None = None
     """Of a Qdrant server that holds the indexes; None keeps them in `data_dir`."""
     qdrant_key: str | None = None
+    consolidate_file: Path | None = None
+    """Policies of the consolidator; None condenses by its defaults."""
     otlp_endpoint: str | None = None
     """Full URL that spans are exported to; None exports nothing."""
     otlp_protocol: str = OTLP_HTTP
@@ -102,6 +104,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     credentials = env.get("BLACKBOARD_CREDENTIALS")
     board_key = env.get("BLACKBOARD_BOARD_KEY")
     broker_log = env.get("BLACKBOARD_BROKER_LOG")
+    policies = env.get("BLACKBOARD_CONSOLIDATE")
     otlp_protocol = (
         env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
         or env.get("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -121,6 +124,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         embedding_model=env.get("BLACKBOARD_EMBEDDING_MODEL") or None,
         qdrant_url=env.get("QDRANT_URL") or None,
         qdrant_key=env.get("QDRANT_API_KEY") or None,
+        consolidate_file=Path(policies) if policies else None,
         otlp_endpoint=_otlp_endpoint(env, otlp_protocol),
         otlp_protocol=otlp_protocol,
         trace_ratio=_ratio(env.get("BLACKBOARD_TRACE_RATIO", "1")),

@@ -22,6 +22,8 @@ ANSWERS = "answers"
 STATE = "state"
 SHARED = "shared"
 ANY_AGENT = "*"
+CONSOLIDATOR = "consolidator"
+"""The agent whose summaries stand for what it retires."""
 MAX_SUBJECT_BYTES = 1024
 """Subjects travel in the protocol's control line (4,096 bytes at the broker), with a reply
 beside."""

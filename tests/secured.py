@@ -19,6 +19,9 @@ from blackboard.access.keys import OTHERS, Keyring, Keys
 from tests.servers import Server
 from tests.waiting import wait_until
 
+STORED_S = 20
+"""A broker that reads a thousand agents answers late on a busy machine, and always."""
+
 
 class Secured:
     """A server that knows the agents of a policy.
@@ -96,7 +99,9 @@ class Raw:
     async def lost(self) -> None:
         self.losses += 1
 
-    async def ask(self, subject: str, body: bytes = b"", headers: Any = None) -> Msg | None:
+    async def ask(
+        self, subject: str, body: bytes = b"", headers: Any = None, *, limit_s: float = 2
+    ) -> Msg | None:
         """The answer to a request; None when the broker refused it, or nobody serves it."""
         denied = len(self.denied)
         inbox = self.client.new_inbox()
@@ -106,7 +111,7 @@ class Raw:
         if len(self.denied) > denied:
             return None
         try:
-            answer = await answers.next_msg(timeout=2)
+            answer = await answers.next_msg(timeout=limit_s)
         except nats.errors.TimeoutError:
             return None  # the stream of reads listens in, so nobody is told that nobody answers
         finally:
@@ -128,5 +133,5 @@ class Raw:
 
     async def stores(self, subject: str, body: bytes = b"{}", headers: Any = None) -> bool:
         """Whether a stream stored what was published."""
-        answer = await self.ask(f"{PREFIX}{subject}", body, headers)
+        answer = await self.ask(f"{PREFIX}{subject}", body, headers, limit_s=STORED_S)
         return answer is not None and b'"seq"' in answer.data

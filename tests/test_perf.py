@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(
     path.stem
     for path in (ROOT / "perf").glob("bench_*.py")
-    if path.stem not in {"bench_embed", "bench_locomo", "bench_summarize"}
+    if path.stem not in {"bench_consolidate", "bench_embed", "bench_locomo", "bench_summarize"}
 )
 FIELDS = {"bench", "what", "n", "p50", "p90", "p99", "max", "rate", "commit", "machine", "versions"}
 

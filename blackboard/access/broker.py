@@ -131,7 +131,8 @@ def service_permissions() -> dict[str, Permissions]:
             (*_inbox("cli"), "hint.>", EVENTS),
         ),
         "consolidator": Permissions(
-            (*LOOK, *_as("consolidator"), INBOXES),
+            # It retires what others wrote, so like the steward it may write on their subjects.
+            (*LOOK, *_as("consolidator"), *_stored("mem.>"), INBOXES),
             (*_inbox("consolidator"), "hint.>", EVENTS, DISCOVERY),
         ),
         "recall": Permissions(

@@ -68,6 +68,9 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "Build the index of a board anew beside the old one, and put it in its place.",
             "    blackboard reindex --embedder text-embedding-3-small",
         ),
+        "consolidate": Entry(
+            "consolidate:consolidate", "Condense old memories into summaries; plan it, undo it."
+        ),
         "apply": Entry(
             "apply:apply",
             "Bring a board to other limits, or give it replicas, without loss.",

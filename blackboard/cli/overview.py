@@ -1,5 +1,6 @@
 """Commands that count: topics and statistics of a board."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +19,7 @@ from blackboard.messages import Memory
 from blackboard.search import Status
 from blackboard.settings import Limits
 from blackboard.subjects import ONCE, Pattern, Ref
+from blackboard.tokens import tokens
 
 MANY_AGENTS = 5
 RECENT = 10_000
@@ -97,6 +99,16 @@ class OnceStats(msgspec.Struct):
     saved: Spent
 
 
+class CondensedStats(msgspec.Struct):
+    """What the live summaries stand for."""
+
+    summaries: int
+    memories: int
+    tokens_before: int
+    tokens: int
+    spent: Spent
+
+
 class StreamStats(msgspec.Struct):
     """How full a stream is."""
 
@@ -126,6 +138,7 @@ class Stats(msgspec.Struct):
     topics: int
     kinds: dict[str, int]
     once: OnceStats
+    condensed: CondensedStats
     streams: list[StreamStats]
     consumers: list[Lag]
     lost: dict[str, int]
@@ -151,6 +164,7 @@ async def stats(*, place: Place = HERE) -> None:
             topics=len({memory.topic for memory in memories}),
             kinds=dict(Counter(memory.kind for memory in memories).most_common()),
             once=_once(memories),
+            condensed=_condensed(memories),
             streams=await _streams(board),
             consumers=await lags(board),
             lost=dict(zip(("audit_events", "spans"), await lost(board, RECENT), strict=True)),
@@ -170,6 +184,31 @@ def _once(memories: list[Memory]) -> OnceStats:
         len(reuses),
         Spent.of(memory.cost for memory in results),
         Spent.of(memory.cost for memory in reuses),
+    )
+
+
+def _condensed(memories: list[Memory]) -> CondensedStats:
+    made = [memory for memory in memories if memory.condenses]
+    return CondensedStats(
+        summaries=len(made),
+        memories=sum(len(memory.sources) for memory in made),
+        tokens_before=sum(_number(memory.tags.get("tokens")) for memory in made),
+        tokens=sum(tokens(str(memory.content)) for memory in made),
+        spent=Spent.of(memory.cost for memory in made),
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text) else 0
+
+
+def _condensed_line(stats: CondensedStats) -> str | None:
+    if not stats.summaries:
+        return None
+    saved = stats.tokens_before - stats.tokens
+    return (
+        f"{stats.memories} memories into {stats.summaries} summaries; "
+        f"{saved} of {stats.tokens_before} tokens saved"
     )
 
 
@@ -225,6 +264,8 @@ def _print_stats(stats: Stats) -> None:
             "once": f"{stats.once.results} results, {stats.once.reuses} reuses",
             "  made": stats.once.made,
             "  saved": stats.once.saved,
+            "condensed": _condensed_line(stats.condensed),
+            "  spent": stats.condensed.spent if stats.condensed.summaries else None,
             "lost": f"{stats.lost['audit_events']} audit events, {stats.lost['spans']} spans",
             "index": _index_line(stats.index),
         }

@@ -144,11 +144,16 @@ def instructions(budget: int) -> str:
 
 def prompt_of(text: str, question: str | None) -> str:
     """The user's message: the question first, so that the model reads the text with it in mind."""
-    # A text cannot close a fence that is longer than any run of the fence's letter in it.
+    asked = "" if question is None else f"Keep what helps to answer: {question}\n\n"
+    return f"{asked}Material:\n{fenced(text)}"
+
+
+def fenced(text: str) -> str:
+    """A text between two fences that nothing in it can close."""
+    # So long as they are longer than any run of the fence's letter in it.
     longest = max((len(run) for run in re.findall("~+", text)), default=0)
     fence = "~" * max(4, longest + 1)
-    asked = "" if question is None else f"Keep what helps to answer: {question}\n\n"
-    return f"{asked}Material:\n{fence}\n{text}\n{fence}"
+    return f"{fence}\n{text}\n{fence}"
 
 
 class _Extract(NamedTuple):

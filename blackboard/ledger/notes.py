@@ -4,10 +4,10 @@ Equal ones of one record are folded. There is room for so many; what finds none 
 to whoever has to be sure, or counted, and the chain says how much is missing.
 """
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 
 import anyio
 import msgspec
@@ -40,7 +40,7 @@ class Notes:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._waiting: deque[Note] = deque()
+        self._waiting: dict[int, Note] = {}  # by identity, in order
         self.lost = 0
 
     def __len__(self) -> int:
@@ -49,24 +49,23 @@ class Notes:
     @property
     def awaited(self) -> bool:
         """Whether somebody waits."""
-        return any(note.awaited for note in self._waiting)
+        return any(note.awaited for note in self._waiting.values())
 
     def add(self, item: AnyItem, *, awaited: bool) -> Note | None:
         """Take an item; None when there is no room."""
         if len(self._waiting) >= self._capacity:
             return None
         note = Note(_shortened(item), awaited)
-        self._waiting.append(note)
+        self._waiting[id(note)] = note
         return note
 
     def withdraw(self, note: Note) -> None:
         """Take an item back that nobody waits for any more; it may be in a record already."""
-        if note in self._waiting:
-            self._waiting.remove(note)
+        self._waiting.pop(id(note), None)
 
     def first(self, count: int) -> list[Note]:
         """The oldest, which stay until they are `stored`."""
-        return [self._waiting[index] for index in range(min(count, len(self._waiting)))]
+        return list(islice(self._waiting.values(), count))
 
     def stored(self, notes: Iterable[Note], lost: int) -> None:
         """They are in the chain, and so is how many were lost."""
@@ -77,8 +76,8 @@ class Notes:
 
     def refuse(self, error: BlackboardError) -> None:
         """Nothing can be stored now: those who wait are told, and what they brought goes."""
-        for note in [note for note in self._waiting if note.awaited]:
-            self._waiting.remove(note)
+        for note in [note for note in self._waiting.values() if note.awaited]:
+            self.withdraw(note)
             note.end(error)
 
 

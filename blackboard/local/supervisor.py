@@ -41,6 +41,7 @@ LOG = logging.getLogger(__name__)
 SERVICES: Sequence[tuple[str, Sequence[str]]] = (
     ("steward", (sys.executable, "-P", "-m", "blackboard.steward")),
     ("recall", (sys.executable, "-P", "-m", "blackboard.recall", "--lazy")),
+    ("consolidator", (sys.executable, "-P", "-m", "blackboard.consolidator")),
 )
 POLL_S = 0.3
 QUICK_POLL_S = 0.02

@@ -18,10 +18,11 @@ from blackboard.errors import (
     RetryableError,
 )
 from blackboard.messages import Memory
+from blackboard.plaintext import plain
 from blackboard.reader import Reader
 from blackboard.recall.embed import Embedder
 from blackboard.recall.index import Company, Entry, Index, Vectors
-from blackboard.recall.text import HISTORY, Texts, leaning, plain, texts_of
+from blackboard.recall.text import HISTORY, Texts, leaning, texts_of
 from blackboard.recall.weights import FloatArray
 from blackboard.subjects import ONCE, Ref
 

@@ -5,19 +5,16 @@ was said before. All of that goes into its words; into its vector goes who said 
 measured, and what did not help, stands in perf/README.md.
 """
 
-import calendar
 import re
-from collections.abc import Iterator, Sequence
-from datetime import UTC
+from collections.abc import Sequence
 from itertools import repeat
-from typing import cast
 
 import msgspec
 import numpy as np
 from qdrant_edge import Bm25, Bm25Config, TokenizerType
 
-from blackboard.codec import Json
 from blackboard.messages import Memory
+from blackboard.plaintext import MAX_CHARS, clean, day_of, plain
 from blackboard.recall.index import Sparse
 from blackboard.recall.weights import FloatArray
 
@@ -26,8 +23,6 @@ RECIPE = 2
 recipe is built again."""
 HISTORY = 2
 """Memories before this one, of the same company (`index.Company`), whose words it borrows."""
-MAX_CHARS = 16_384
-"""Of one memory or question; what follows is not indexed."""
 MAX_BORROWED_CHARS = 1_000
 """Of each memory before, so that a document does not drown the remark that follows it."""
 
@@ -88,7 +83,7 @@ def texts_of(memory: Memory, previous: Sequence[Memory] = ()) -> Texts | None:
     if memory.gone is not None:
         return None
     text = plain(memory)
-    surroundings = (memory.agent, _day(memory), memory.topic, memory.user or "")
+    surroundings = (memory.agent, day_of(memory), memory.topic, memory.user or "")
     fields = [(text, 1.0), *zip(surroundings, repeat(1.0), strict=False)]
     for before, weight in zip(previous, _BORROWED, strict=False):
         fields.append((_before(before), weight))
@@ -97,7 +92,7 @@ def texts_of(memory: Memory, previous: Sequence[Memory] = ()) -> Texts | None:
 
 def question(text: str) -> Texts:
     """What of a question is compared with the memories; one without a word has no words."""
-    text = _clean(text)
+    text = clean(text, MAX_CHARS)
     return Texts(text or "?", "", Sparse(*_sorted(dict.fromkeys(_counts(text), 1.0))))
 
 
@@ -117,52 +112,8 @@ def leaning(text: FloatArray, author: FloatArray | None) -> FloatArray:
     return (both / np.linalg.norm(both)).astype(np.float32)
 
 
-def plain(memory: Memory) -> str:
-    """The text of a memory for reading, at most `MAX_CHARS`; of one without, topic, kind, tags."""
-    if isinstance(memory.content, str):
-        text = _clean(memory.content)
-    else:
-        text = _clean(memory.text or "\n".join(_lines(memory.content)))
-    return text or _clean(memory.text or "") or _label(memory)
-
-
 def _before(memory: Memory) -> str:
     return "" if memory.gone is not None else plain(memory)[:MAX_BORROWED_CHARS]
-
-
-def _day(memory: Memory) -> str:
-    """The date as a question would say it; `happened` in its own time zone."""
-    when = memory.happened or (memory.stored and memory.stored.astimezone(UTC))
-    return f"{when.day} {calendar.month_name[when.month]} {when.year}" if when else ""
-
-
-def _label(memory: Memory) -> str:
-    label = " ".join([memory.topic, memory.kind, *memory.tags.values()])
-    return _clean(re.sub(r"[._-]+", " ", label))
-
-
-def _clean(text: str) -> str:
-    # A lone surrogate is legal in a Python string and refused by tokenizers.
-    return text[:MAX_CHARS].encode("utf-8", "replace").decode().strip()
-
-
-def _lines(content: Json) -> Iterator[str]:
-    """Each value of a JSON tree as a line, with its name, until there is text enough."""
-    left = MAX_CHARS
-    walk: list[Iterator[tuple[str, Json]]] = [iter([("", content)])]
-    while walk and left > 0:
-        name, value = next(walk[-1], (None, None))
-        left -= 1
-        if name is None:
-            walk.pop()
-        elif isinstance(value, dict):
-            walk.append(iter(cast("dict[str, Json]", value).items()))
-        elif isinstance(value, list):
-            walk.append(zip(repeat(name), cast("list[Json]", value), strict=False))
-        elif value is not None:
-            text = value[:left] if isinstance(value, str) else str(value)
-            left -= len(name) + len(text)
-            yield f"{name}: {text}" if name else text
 
 
 def _weighted(fields: Sequence[tuple[str, float]]) -> Sparse:

@@ -115,6 +115,8 @@ class Intake:
     def _wanted(self, memory: Memory) -> bool:
         if is_expired(memory):
             return False
+        if memory.condenses:
+            return False
         gathers = self._handler.kind == "gather"
         if memory.gone is not None:
             # Only groups have something to do about it, whoever took the part back.

@@ -28,7 +28,7 @@ from tests.stack_users import pids
 NAMES = [
     *("up", "demo", "put", "get", "watch", "replay", "agents", "topics", "stats"),
     *("run", "dead", "audit", "trace", "explain", "doctor", "apply"),
-    *("recall", "query", "reindex", "access"),
+    *("recall", "query", "reindex", "access", "consolidate"),
 ]
 SUBCOMMANDS = [
     "access add",
@@ -42,6 +42,7 @@ SUBCOMMANDS = [
     "agents pause",
     "agents resume",
     "agents remove",
+    "consolidate undo",
     "dead list",
     "dead retry",
     "demo support",
