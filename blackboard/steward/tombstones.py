@@ -16,6 +16,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
+import anyio
+
 from blackboard.envelope import TOMBSTONE_S, Write
 from blackboard.errors import BlackboardError, InvalidError, RetryableError, SettingsError
 from blackboard.jetstream import Follower, Message, Start, follow
@@ -63,6 +65,8 @@ class Tombstones:
 
     Attributes:
         deleted: Revisions deleted so far.
+        forgotten: The newest `forgotten` tombstone of each memory that has one.
+        caught_up: Set when all that lay there was seen.
 
     Raises:
         SettingsError: `grace` cannot be used.
@@ -80,6 +84,13 @@ class Tombstones:
         # By sequence only, so that a million retired memories take little room here.
         self._waiting: list[tuple[datetime, int]] = []
         self.deleted = 0
+        self.forgotten: dict[Ref, int] = {}
+        self.caught_up = anyio.Event()
+        self._news = anyio.Event()
+
+    async def news(self) -> None:
+        """Wait until something more is forgotten."""
+        await self._news.wait()
 
     async def catch_up(self) -> None:
         """Take up what was stored since the last time, or since the start; returns when through.
@@ -100,8 +111,12 @@ class Tombstones:
             UnavailableError: As `catch_up`, at the beginning; later the broker is waited for.
         """
         async with self._follow() as follower:
-            async for message in follower:
-                await self._see(message)
+            while True:
+                if not follower.pending:
+                    self.caught_up.set()
+                message = await follower.step()
+                if message is not None:
+                    await self._see(message)
 
     async def tend(self) -> None:
         """Take up the tombstones whose time has come, and those that failed."""
@@ -131,8 +146,16 @@ class Tombstones:
         if "Bb-Gone" in message.headers:
             tombstone = self._log.delivered(message)
             if tombstone is not None:
+                self._learn(tombstone)
                 await self._consider(tombstone)
         self._position = message.sequence
+
+    def _learn(self, tombstone: Memory) -> None:
+        if tombstone.gone == "forgotten":
+            ref = tombstone.ref.unpinned
+            self.forgotten[ref] = max(tombstone.revision, self.forgotten.get(ref, 0))
+            self._news.set()
+            self._news = anyio.Event()
 
     async def _at(self, revision: int) -> Memory | None:
         message = await self._log.reads.at_sequence(revision)
