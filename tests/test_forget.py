@@ -1,9 +1,6 @@
 """Forgetting: what is selected and made from it is gone from every reader and every store."""
 
-import subprocess
-import sys
-from collections.abc import AsyncGenerator, Generator
-from pathlib import Path
+from collections.abc import AsyncGenerator
 
 import anyio
 import pytest
@@ -11,45 +8,11 @@ import pytest
 from blackboard import Blackboard, Memory, Ref
 from blackboard.errors import GoneError, HistoryGoneError, InvalidError, NotFoundError
 from blackboard.receipts import Receipt, digest
+from tests.forgetting import Steward
 from tests.servers import Server
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).parents[1]
 SECRET = "swordfish"  # noqa: S105 - a word to look for
-
-
-class Steward:
-    """The steward as a process of its own, that can be killed and started again."""
-
-    def __init__(self, url: str, log: Path) -> None:
-        self._url = url
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "blackboard.steward"],
-                env={"BLACKBOARD_URL": self._url, "PYTHONPATH": str(ROOT)},
-                stdout=log,
-                stderr=log,
-            )
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
-@pytest.fixture
-def steward(server: Server, tmp_path: Path) -> Generator[Steward]:
-    steward = Steward(server.url, tmp_path / "steward.log")
-    steward.start()
-    try:
-        yield steward
-    finally:
-        steward.kill()
 
 
 @pytest.fixture
@@ -63,14 +26,6 @@ async def gone(board: Blackboard, *refs: Ref) -> None:
         with pytest.raises(GoneError) as error:
             await board.get(ref)
         assert error.value.reason == "forgotten", ref
-
-
-def files_with(directory: Path, word: str) -> list[str]:
-    return [
-        str(path.relative_to(directory))
-        for path in directory.rglob("*")
-        if path.is_file() and word.encode() in path.read_bytes()
-    ]
 
 
 async def test_what_is_selected_and_what_was_made_from_it_are_forgotten(

@@ -1,7 +1,7 @@
 """What lies behind the tombstones of one board, deleted when its time has come.
 
-`forgotten` and `moved` take away everything before them at once, whatever came after, and what was
-forgotten is overwritten on disk (on a single server; the rest the broker reclaims later). `retired`
+`forgotten` and `moved` take away everything before them at once, whatever came after, and it is
+overwritten on disk (on a single server; of several, each reclaims it from its log later). `retired`
 does so after a grace period, and only while nothing was put on top of it: a memory that came back
 lives, and its history with it. Tombstones themselves stay until their own time is over, because a
 reader of one label, or a projection that lags behind, may still have to see each of them.
@@ -203,8 +203,9 @@ class Tombstones:
                 self._log.stream,
                 sequence,
                 str(ref),
-                # Writers wait meanwhile, so bytes are overwritten only where that is the purpose.
-                erase=tombstone.gone == "forgotten",
+                # Whatever the tombstone: a copy under another label may be forgotten later, when
+                # nobody could find these bytes any more.
+                erase=True,
             ):
                 self.deleted += 1
 
