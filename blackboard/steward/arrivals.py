@@ -14,6 +14,7 @@ import anyio
 import msgspec
 
 from blackboard import clock
+from blackboard.background import background
 from blackboard.errors import BlackboardError, ConflictError, InvalidError
 from blackboard.jetstream import Message, Start, follow
 from blackboard.lineage import Gist, gist_of, is_forgotten
@@ -35,7 +36,7 @@ NOT_YET = 1 << 62
 """In the place of the revision of a tombstone that is still to be written."""
 KEPT = 2_000
 """Messages after which it is noted how far the board was read."""
-QUIET_S = 1.0
+QUIET_S = 2.0
 """What arrives within this time is ordered together."""
 REASON = "made from what was forgotten"
 
@@ -81,7 +82,7 @@ class Arrivals:
             revision: Where to begin.
             until: The revision to come to.
         """
-        self._begin = revision
+        self._begin = revision if self._begin is None else min(revision, self._begin)
         self._position = min(self._position, revision)
         if self._scope is not None:
             self._scope.cancel()
@@ -102,7 +103,7 @@ class Arrivals:
         self._noted = min(gone.values()) if record is None else record.revision
         if self._begin is None:
             self._begin = self._noted
-        async with anyio.create_task_group() as group:
+        async with background() as group:
             group.start_soon(self._keep_ordering)
             while True:
                 begin, self._begin = self._begin or 0, None
@@ -183,7 +184,7 @@ class Arrivals:
                 gone[ref] = tombstone
                 self._doomed.pop(ref, None)
             await self._burial.erase(blob_stream(self._log.board), chunks, REASON)
-            logger.info("board %s: %d memories were %s", self._log.board, len(refs), REASON)
+            logger.debug("board %s: %d memories were %s", self._log.board, len(refs), REASON)
 
     async def _note(self) -> None:
         """Note how far the board was read; what was buried up to here is ordered before."""

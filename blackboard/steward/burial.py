@@ -77,9 +77,9 @@ class Burial:
         grave = Grave(ref, head, tip)
         subject = reference_filter(self._log.board, ref)
         sequence = 0
-        while True:
+        while sequence < tip:
             message = await self._log.reads.next_after(subject, sequence + 1)
-            if message is None or message.sequence > max(tip, 1):
+            if message is None or message.sequence > tip:
                 break
             sequence = message.sequence
             if message.headers.get("Bb-Gone", "retired") != "retired" and not message.data:
