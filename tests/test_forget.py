@@ -260,7 +260,7 @@ async def test_a_gathering_of_agents_that_derive_meanwhile_leaves_nothing(
         while not stop.is_set():
             last = await board.put("made", f"{SECRET} {number}", sources=[last.pinned()])
             written.append(last)
-            await anyio.sleep(0.3)
+            await anyio.sleep(1.0)
 
     receipt: Receipt | None = None
     async with anyio.create_task_group() as group:
