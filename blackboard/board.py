@@ -453,7 +453,7 @@ class Blackboard(Reading):
             DeniedError: That takes an operator's credential.
             NoAnswerError: Not done in time. The order stands, and a steward that starts does it.
         """
-        order = await self._order(ref, reason, where)
+        order = await self.forget_order(ref, reason=reason, **where)
         oblivion = Oblivion(self.log)
         if not confirmed:
             oblivion.check(await oblivion.plan(order))
@@ -470,15 +470,20 @@ class Blackboard(Reading):
             InvalidError: Nothing is named.
             DeniedError: That takes an operator's credential.
         """
-        return await Oblivion(self.log).plan(await self._order(ref, "", where))
+        return await Oblivion(self.log).plan(await self.forget_order(ref, **where))
 
     async def receipt(self, order: str) -> Receipt | None:
         """The receipt of something that was forgotten, as it stands now; None if there is none."""
         return await Oblivion(self.log).receipt(order)
 
-    async def _order(
-        self, ref: RefLike | Sequence[RefLike], reason: str, where: Conditions
+    async def forget_order(
+        self,
+        ref: RefLike | Sequence[RefLike] = (),
+        *,
+        reason: str = "",
+        **where: Unpack[Conditions],
     ) -> Order:
+        """The order that `forget` would place; nothing is changed."""
         given = (ref,) if isinstance(ref, str | Ref | Memory) else ref
         refs = [to_ref(one) for one in given]
         if len(quote(reason)) > MAX_REASON_BYTES:

@@ -1,4 +1,4 @@
-"""What was forgotten is out of the index: out of its answers at once, off its disk for a receipt."""
+"""What was forgotten is out of the index: of its answers at once, of its files for a receipt."""
 
 from collections.abc import Callable
 from pathlib import Path
