@@ -89,6 +89,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         what: memories, chunks, records, letters or spans.
         refs: Digests of the references of the memories.
         ranges: Their sequences, or those of what names them.
+        marks: Digests of the ids of the writes that stored them, which lie in a file beside what
+            they stored.
         projected: One of them is shown by the key-value bucket.
         overrun: How many of them had as many revisions as the board keeps.
     """
@@ -97,6 +99,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     what: str
     refs: tuple[str, ...] = ()
     ranges: tuple[Range, ...] = ()
+    marks: tuple[str, ...] = ()
     projected: bool = False
     overrun: int = 0
 

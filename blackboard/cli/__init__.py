@@ -106,6 +106,9 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "    blackboard query 'cases.>' --agent returns --order-by -priority --limit 20\n"
             "    blackboard query --user customer-42 --limit 0 --count-by topic --count-by tag",
         ),
+        "forget": Entry(
+            "forget:forget", "Take memories away for good, with all that was made from them."
+        ),
         "replay": Entry(
             "memories:replay",
             "Show the past under a pattern, in order, up to now.",

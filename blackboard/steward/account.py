@@ -103,6 +103,7 @@ class Account:
         *,
         projected: bool = False,
         overrun: int = 0,
+        marks: Sequence[str] = (),
     ) -> None:
         """Write down what is about to be removed; on disk when this returns.
 
@@ -111,7 +112,7 @@ class Account:
         """
         names = [digest(str(ref)) for ref in refs]
         ranges = ranges_of(set(sequences) - self.removed[store, what])
-        while ranges or any(name not in self.refs for name in names):
+        while ranges or marks or any(name not in self.refs for name in names):
             part = Part(
                 store=store,
                 what=what,
@@ -119,8 +120,9 @@ class Account:
                 ranges=ranges[:RANGES],
                 projected=projected,
                 overrun=overrun,
+                marks=tuple(digest(mark) for mark in marks[:REFS]),
             )
-            overrun = 0
+            overrun, marks = 0, marks[REFS:]
             names, ranges = names[REFS:], ranges[RANGES:]
             subject = receipt_subject(
                 self._log.board, self._log.agent, self.receipt.order, len(self._parts)

@@ -39,6 +39,7 @@ class Grave:
         blobs: The large content that they name, with the label that it lies under.
         shown: The results of `once` that they show.
         leases: Sequences of the leases on it, if it is a result.
+        marks: The ids of the writes that stored it.
     """
 
     ref: Ref
@@ -48,6 +49,7 @@ class Grave:
     blobs: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
     shown: set[Ref] = field(default_factory=set[Ref])
     leases: list[int] = field(default_factory=list[int])
+    marks: list[str] = field(default_factory=list[str])
 
     @property
     def projected(self) -> bool:
@@ -85,6 +87,8 @@ class Burial:
             if message.headers.get("Bb-Gone", "retired") != "retired" and not message.data:
                 continue  # readers of one label may still have to see it; it says nothing
             grave.sequences.append(sequence)
+            if mark := message.headers.get("Bb-Write"):
+                grave.marks.append(mark)
             known = gist_of(message)
             if known is None:
                 continue

@@ -222,7 +222,9 @@ class Orders:
             buried = [*lineage.found, *(grave.ref for grave in graves)]
             blobs -= await self._burial.named_by_others(blobs, buried)
         chunks = await self._burial.chunks(blobs)
-        await account.note(blob_stream(self._log.board), "chunks", chunks)
+        await account.note(
+            blob_stream(self._log.board), "chunks", chunks, marks=[blob for _, _, blob in blobs]
+        )
         leases = [one for grave in graves for one in grave.leases]
         await account.note(self._log.stream, "records", leases)
         await account.note(
@@ -231,6 +233,7 @@ class Orders:
             [one for grave in graves for one in grave.sequences],
             [grave.ref for grave in graves],
             projected=any(grave.projected for grave in graves),
+            marks=[mark for grave in graves for mark in grave.marks],
             overrun=sum(len(grave.sequences) >= self._log.limits.history for grave in graves),
         )
 
