@@ -15,10 +15,12 @@ class Steward:
     Args:
         url: The broker.
         log: Where it writes its log; its data lies beside it.
+        monitors: The servers' monitoring.
     """
 
-    def __init__(self, url: str, log: Path, *arguments: str) -> None:
+    def __init__(self, url: str, log: Path, *arguments: str, monitors: str = "") -> None:
         self._url = url
+        self._monitors = monitors
         self.data = log.with_suffix("")
         self._log = log
         self._arguments = arguments
@@ -33,6 +35,7 @@ class Steward:
                     **os.environ,
                     "BLACKBOARD_URL": self._url,
                     "BLACKBOARD_DATA": str(self.data),
+                    "BLACKBOARD_MONITOR": self._monitors,
                     "PYTHONPATH": str(ROOT),
                 },
                 stdout=log,

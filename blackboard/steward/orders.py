@@ -24,6 +24,7 @@ from blackboard.session import Desk
 from blackboard.steward.account import Account, read_order
 from blackboard.steward.arrivals import Arrivals
 from blackboard.steward.burial import Burial, Grave
+from blackboard.steward.replicas import Replicas
 from blackboard.steward.stores import Stores
 from blackboard.subjects import FORGET, Ref, blob_stream, order_subject
 
@@ -44,6 +45,7 @@ class Orders:
         desk: The steward's place.
         gone: The newest `forgotten` tombstone of each memory that has one; learns of more.
         arrivals: See to what comes while an order is worked off.
+        replicas: Know whether servers still hold in their logs what was deleted.
         signer: Gives what vouches for receipts; None leaves them unsigned.
     """
 
@@ -52,6 +54,7 @@ class Orders:
         desk: Desk,
         gone: dict[Ref, int],
         arrivals: Arrivals,
+        replicas: Replicas,
         signer: Callable[[], Signer | None],
     ) -> None:
         self._log = desk.log
@@ -59,7 +62,7 @@ class Orders:
         self._arrivals = arrivals
         self._signer = signer
         self._burial = Burial(desk.log, desk.journal)
-        self._stores = Stores(desk.log, desk.journal, self._burial)
+        self._stores = Stores(desk.log, desk.journal, self._burial, replicas)
         self._orders: dict[str, tuple[Order, int]] = {}
         self._open: set[str] = set()
         self._some = anyio.Event()

@@ -25,6 +25,7 @@ from blackboard.steward.arrivals import Arrivals
 from blackboard.steward.chunks import CHUNK_AGE, Chunks
 from blackboard.steward.orders import Orders
 from blackboard.steward.quotas import keep_quotas
+from blackboard.steward.replicas import Replicas
 from blackboard.steward.rights import keep_rights
 from blackboard.steward.tombstones import GRACE, Tombstones, check_grace
 
@@ -64,7 +65,13 @@ async def serve(
                 if connection.identity is not None:
                     group.start_soon(keep_rights, connection, board, settings)
                 arrivals = Arrivals(desk, tombstones)
-                orders = Orders(desk, tombstones.forgotten, arrivals, partial(_signer, settings))
+                orders = Orders(
+                    desk,
+                    tombstones.forgotten,
+                    arrivals,
+                    Replicas(settings.monitors),
+                    partial(_signer, settings),
+                )
                 group.start_soon(_again, board, tombstones.watch)
                 group.start_soon(_again, board, orders.watch)
                 group.start_soon(_again, board, orders.work)

@@ -11,10 +11,12 @@ tombstone; the audit keeps that something was read, which is its purpose.
 """
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from blackboard.clock import now
 from blackboard.codec import decode_record, encode_record
 from blackboard.errors import InvalidError
 from blackboard.jetstream import Message, Outgoing, Start, StreamInfo, follow
@@ -25,10 +27,10 @@ from blackboard.receipts import Receipt, Store
 from blackboard.records import Cause, DeadLetter, HandlerRecord, IndexRecord, Retry, SpanBatch
 from blackboard.steward.account import Account
 from blackboard.steward.burial import Burial
+from blackboard.steward.replicas import Replicas
 from blackboard.subjects import (
     FORGET,
     Ref,
-    blob_stream,
     dead_stream,
     memory_stream,
     spans_stream,
@@ -46,12 +48,14 @@ class Stores:
         log: The board.
         journal: Notes each deletion.
         burial: Deletes.
+        replicas: Know the servers' logs.
     """
 
-    def __init__(self, log: Log, journal: Journal, burial: Burial) -> None:
+    def __init__(self, log: Log, journal: Journal, burial: Burial, replicas: Replicas) -> None:
         self._log = log
         self._journal = journal
         self._burial = burial
+        self._replicas = replicas
 
     async def remove(self, account: Account) -> None:
         """Remove all that is left of what an account lists; again and again with the same effect.
@@ -157,27 +161,20 @@ class Stores:
         """
         board = self._log.board
         found = account.stores()
-        names = {memory_stream(board), blob_stream(board)}
-        copies = {name: await self._replicas(name) for name in names | {s.name for s in found}}
-        stores = [await self._judged(store, copies[store.name], receipt) for store in found]
+        await self._replicas.look(now())
+        stores = [await self._judged(store, receipt.removed or now()) for store in found]
         if account.projected:
             name = f"KV_{state_bucket(board)}"
             anew = Store(name=name, what="values", clean=True, how="made anew")
             stores.append(anew)
         return [*stores, *await self._indexes(receipt)]
 
-    async def _replicas(self, stream: str) -> int:
-        info = await self._log.connection.stream(stream)
-        return 1 if info is None else int(info.config.get("num_replicas", 1))
-
-    async def _judged(self, store: Store, copies: int, receipt: Receipt) -> Store:
-        if copies == 1:
-            return msgspec.structs.replace(store, clean=True, how=OVERWRITTEN)
-        how = (
-            f"deleted on {copies} servers, whose logs may still hold it; it is seen clean by "
-            "`blackboard forget verify`, given --files on each of them"
-        )
-        return msgspec.structs.replace(store, clean=False, how=how)
+    async def _judged(self, store: Store, removed: datetime) -> Store:
+        info = await self._log.connection.stream(store.name)
+        clean, how = True, OVERWRITTEN
+        if info is not None and int(info.config.get("num_replicas", 1)) > 1:
+            clean, how = self._replicas.verdict(info, removed)
+        return msgspec.structs.replace(store, clean=clean, how=how)
 
     async def _indexes(self, receipt: Receipt) -> list[Store]:
         """What the services that hold indexes say of them."""
