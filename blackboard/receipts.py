@@ -104,6 +104,20 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     overrun: int = 0
 
 
+class Copy(msgspec.Struct, frozen=True):
+    """Word of a copy that was made of the board and lies out of its reach.
+
+    Attributes:
+        what: It is, and where.
+        at: When it was made.
+        last: The revision that it reaches to.
+    """
+
+    what: str
+    at: datetime
+    last: int
+
+
 class Store(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One store, and what was removed from it.
 

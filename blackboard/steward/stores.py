@@ -10,7 +10,8 @@ Records of groups keep references to parts, which their handlers take out when t
 tombstone; the audit keeps that something was read, which is its purpose.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +24,7 @@ from blackboard.jetstream import Message, Outgoing, Start, StreamInfo, follow
 from blackboard.journal import Journal, read_spans
 from blackboard.layout import limits_of, streams_of
 from blackboard.log import Log
-from blackboard.receipts import Receipt, Store
+from blackboard.receipts import Copy, Receipt, Store
 from blackboard.records import Cause, DeadLetter, HandlerRecord, IndexRecord, Retry, SpanBatch
 from blackboard.steward.account import Account
 from blackboard.steward.burial import Burial
@@ -139,7 +140,32 @@ class Stores:
             info = None if name in own else await self._log.connection.stream(name)
             if info is not None and _copies(info, stream):
                 found.append(f"stream {name}, which copies {stream}")
-        return tuple(found)
+        return (*found, *await self._exports(account))
+
+    async def _exports(self, account: Account) -> list[str]:
+        """Exports that were made after the first of what was removed was stored."""
+        removed = account.removed[self._log.stream, "memories"]
+        found: list[str] = []
+        async for message in self._forgetting("x-"):
+            try:
+                copy = decode_record(message.data, Copy)
+            except InvalidError:
+                continue
+            if removed and min(removed) <= copy.last:
+                found.append(f"{copy.what}, of {copy.at.isoformat(timespec='seconds')}")
+        return sorted(found)
+
+    async def _forgetting(self, kind: str) -> AsyncGenerator[Message]:
+        """The newest records of one kind among those of forgetting."""
+        subject = f"claim.{self._log.board}.{FORGET}.>"
+        async with AsyncExitStack() as stack:
+            follower = await stack.enter_async_context(
+                follow(self._log.connection, self._log.stream, subject, Start.newest())
+            )
+            while follower.pending:
+                message = await follower.step()
+                if message is not None and message.subject.split(".")[4].startswith(kind):
+                    yield message
 
     def notes(self, account: Account, info: StreamInfo) -> tuple[str, ...]:
         """What a reader of the receipt has to know."""
@@ -178,23 +204,15 @@ class Stores:
 
     async def _indexes(self, receipt: Receipt) -> list[Store]:
         """What the services that hold indexes say of them."""
-        board = self._log.board
-        subject = f"claim.{board}.{FORGET}.*.>"
         stores: list[Store] = []
-        async with follow(
-            self._log.connection, self._log.stream, subject, Start.newest()
-        ) as follower:
-            while follower.pending:
-                message = await follower.step()
-                if message is None or not message.subject.split(".")[4].startswith("i-"):
-                    continue
-                try:
-                    record = decode_record(message.data, IndexRecord)
-                except InvalidError:
-                    continue
-                clean = record.clean >= receipt.last
-                how = "written anew without it" if clean else "its service has to write it anew"
-                stores.append(Store(name=record.index, what="entries", clean=clean, how=how))
+        async for message in self._forgetting("i-"):
+            try:
+                record = decode_record(message.data, IndexRecord)
+            except InvalidError:
+                continue
+            clean = record.clean >= receipt.last
+            how = "written anew without it" if clean else "its service has to write it anew"
+            stores.append(Store(name=record.index, what="entries", clean=clean, how=how))
         return sorted(stores, key=lambda store: store.name)
 
 
