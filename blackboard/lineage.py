@@ -1,8 +1,7 @@
 """Lineage: which memories were made from others, found by reading the board's stream.
 
 What a memory was made from stands in it: `sources`, and `content_of` for one that shows a result of
-`once`. Made later, it lies behind its sources in the stream, so one pass in order follows chains of
-any length; passes are repeated until one finds nothing, for what does not keep to that order.
+`once`. The index is not asked, for it may lag.
 
 A result of `once` may have been given its inputs as plain content, so that it names no sources. One
 that a handler made for a forgotten input, or that a forgotten memory shows, goes too, unless a
@@ -11,6 +10,7 @@ memory that stays shows it as well: that one has the same inputs from elsewhere.
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,6 +23,8 @@ from blackboard.messages import Blob, Memory
 from blackboard.records import Cause
 from blackboard.subjects import ONCE, Address, Ref
 
+EDGES = 1_000_000
+"""What was made from what, remembered at once: about 300 bytes each."""
 SELECTED = "selected"
 ORPHANED = "shown by nothing else"
 
@@ -93,8 +95,25 @@ def is_forgotten(source: Ref, memory: Memory, gone: Mapping[Ref, int]) -> bool:
     return (source.revision or memory.revision) < tombstone
 
 
+class _Edge(NamedTuple):
+    """A memory that was made from another.
+
+    Attributes:
+        ref: It.
+        pin: The revision of the other; of a copy 0, because its pins say nothing here.
+        shows: It shows the other, a result of `once`.
+    """
+
+    ref: Ref
+    pin: int
+    shows: bool
+
+
 class Lineage:
-    """The memories that somebody selects, and what was made from them, as passes find them.
+    """The memories that somebody selects, and what was made from them.
+
+    What was made from what is remembered while the stream is read, so that one pass is enough,
+    whatever the order; on a board with more such edges than `EDGES`, passes are repeated instead.
 
     Args:
         log: The board.
@@ -124,17 +143,27 @@ class Lineage:
         self.scanned = 0
         self.live: set[Ref] = set()
         self._selects = selects
-        self._shown: set[Ref] = set(shown)
+        self._edges: dict[Ref, list[_Edge]] = {}
+        self._results: dict[Ref, list[Ref]] = {}
         self._held: set[Ref] = set()
+        self._shown: set[Ref] = set(shown)
+        self._count = 0
 
     async def close(self) -> None:
-        """Pass over the whole stream until nothing more is found.
+        """Read the stream until nothing more is to be found.
 
         Raises:
             UnavailableError: The broker does not answer, or there is no such board.
         """
-        while await self._pass() or self._orphans():
-            continue
+        await self._pass()
+        while True:
+            while self._count > EDGES and await self._pass():
+                continue
+            lost = self._orphans()
+            if not lost:
+                return
+            for ref in lost:
+                self._find(ref, ORPHANED)
 
     def settle(self, ref: Ref, tombstone: int) -> None:
         """One of the found was taken back; what is put there later is another memory."""
@@ -143,9 +172,10 @@ class Lineage:
 
     async def _pass(self) -> int:
         before, last = len(self.found), 0
-        self.scanned = 0
+        self.scanned = self._count = 0
         self.live.clear()
         self._held.clear()
+        self._edges.clear()
         subject = f"mem.{self.log.board}.>"
         connection = self.log.connection
         async with follow(connection, self.log.stream, subject, Start.all()) as follower:
@@ -171,27 +201,41 @@ class Lineage:
         ref = memory.ref.unpinned
         self.scanned += 1
         self.live.add(ref)
-        if ref not in self.found:
-            why = self._why(memory, gist)
-            if why is None:
-                if gist.content_of is not None:
-                    self._held.add(gist.content_of.unpinned)
-                elif self._is_made_for_gone(memory):
-                    self._shown.add(ref)
-                return
-            self.found[ref] = why
-        if gist.content_of is not None:
-            self._shown.add(gist.content_of.unpinned)
+        if gist.content_of is not None or gist.sources:
+            self._take_edges(ref, memory, gist)
+        elif memory.cause is not None:
+            self._take_result(ref, memory)
+        if ref not in self.found and self._selects(memory):
+            self._find(ref, SELECTED)
 
-    def _is_made_for_gone(self, memory: Memory) -> bool:
-        """Whether a result was made by a handler whose input is among the found."""
-        if memory.cause is None or memory.topic.split(".")[0] != ONCE:
-            return False
+    def _take_edges(self, ref: Ref, memory: Memory, gist: Gist) -> None:
+        shown = gist.content_of
+        for source in gist.made_from:
+            target = source.unpinned
+            if target in self.found or is_forgotten(source, memory, self.gone):
+                self._find(ref, f"made from {source}")
+            pin = 0 if memory.origin is not None else source.revision or memory.revision
+            self._remember(target, _Edge(ref, pin, source is shown))
+        if shown is not None:
+            (self._shown if ref in self.found else self._held).add(shown.unpinned)
+
+    def _remember(self, target: Ref, edge: _Edge) -> None:
+        self._count += 1
+        if self._count <= EDGES:
+            self._edges.setdefault(target, []).append(edge)
+
+    def _take_result(self, ref: Ref, memory: Memory) -> None:
+        """A result without sources, which a handler made, may be of a forgotten input."""
+        if memory.topic.split(".")[0] != ONCE:
+            return
         try:
-            source = Cause.parse(memory.cause).input
+            source = Cause.parse(memory.cause or "").input
         except InvalidError:
-            return False
-        return source.unpinned in self.found or is_forgotten(source, memory, self.gone)
+            return
+        if source.unpinned in self.found or is_forgotten(source, memory, self.gone):
+            self._shown.add(ref)
+        else:
+            self._results.setdefault(source.unpinned, []).append(ref)
 
     def _take_tombstone(self, message: Message) -> None:
         try:
@@ -204,19 +248,34 @@ class Lineage:
         self.live.discard(ref)
         if honest.gone == "forgotten":
             self.gone[ref] = max(message.sequence, self.gone.get(ref, 0))
+            for edge in self._edges.get(ref, ()):
+                if edge.pin < message.sequence:
+                    self._find(edge.ref, f"made from {ref}")
 
-    def _why(self, memory: Memory, gist: Gist) -> str | None:
-        if self._selects(memory):
-            return SELECTED
-        for source in gist.made_from:
-            if source.unpinned in self.found or is_forgotten(source, memory, self.gone):
-                return f"made from {source}"
-        return None
+    def _find(self, ref: Ref, why: str) -> None:
+        """Take a memory among the found, with all that is known to be made from it."""
+        waiting = [(ref, why)]
+        while waiting:
+            one, reason = waiting.pop()
+            if one in self.found:
+                continue
+            self.found[one] = reason
+            self._shown.update(self._results.get(one, ()))
+            waiting += [
+                (edge.ref, f"made from {one}")
+                for edge in self._edges.get(one, ())
+                if edge.ref not in self.found
+            ]
 
-    def _orphans(self) -> int:
-        """Results that only the found show; what others show was seen by the last pass."""
-        lost = self._shown - self._held - self.found.keys()
-        lost = {ref for ref in lost if ref in self.live}
-        for ref in lost:
-            self.found[ref] = ORPHANED
-        return len(lost)
+    def _orphans(self) -> list[Ref]:
+        """Results that the found showed, or that were made for them, and nothing else shows."""
+        for ref, edges in self._edges.items():
+            showers = [edge.ref for edge in edges if edge.shows]
+            if showers:
+                if not self.found.keys().isdisjoint(showers):
+                    self._shown.add(ref)
+                if self.found.keys() >= set(showers):
+                    self._held.discard(ref)
+        return [
+            ref for ref in self._shown - self._held if ref not in self.found and ref in self.live
+        ]

@@ -31,7 +31,7 @@ from blackboard.messages import Blob, Memory, Payload, memory_of
 from blackboard.receipts import Part
 from blackboard.subjects import FORGET, Address, Ref
 
-BATCH = 500
+BATCH = 1_000
 BATCH_BYTES = 16 * 1024 * 1024
 MAX_BLOB_BYTES = 256 * 1024 * 1024
 

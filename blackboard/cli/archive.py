@@ -1,6 +1,5 @@
 """Commands that move a board, or a part of it, as files."""
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -41,7 +40,7 @@ async def export(
         },
         None,
     )
-    lies = f"{place.settings().machine}:{os.path.abspath(directory)}"  # noqa: PTH100 - reads no disk
+    lies = f"{place.settings().machine}:{_absolute(directory)}"
     async with opened(place) as board:
         done = await write(
             board.log,
@@ -76,3 +75,7 @@ async def load(directory: Path, /, *, place: WritingPlace = WRITE_HERE) -> None:
         say(f"{done.forgotten} left out: they were forgotten here")
     if done.expired:
         say(f"{done.expired} left out: their time is over")
+
+
+def _absolute(directory: Path) -> Path:
+    return directory.absolute()
