@@ -13,6 +13,7 @@ from blackboard.archive.format import (
     BLOBS,
     LINES,
     MANIFEST,
+    PIECE_BYTES,
     Manifest,
     Piece,
     line_of,
@@ -130,6 +131,7 @@ class _Writing:
         self._log = log
         self._directory = directory
         self._lines: list[bytes] = []
+        self._bytes = 0
         self._blobs = set(manifest.blobs)
         self._shown: set[Ref] = set()
         self._whole = manifest.pattern == ">" and manifest.where is None
@@ -153,8 +155,10 @@ class _Writing:
             blob = await self._blob(memory)
             if blob is None and memory.blob is not None:
                 continue  # its content was erased meanwhile, and a tombstone is on its way
-            self._lines.append(line_of(memory, message.data, blob))
-            if closing and len(self._lines) >= LINES:
+            line = line_of(memory, message.data, blob)
+            self._lines.append(line)
+            self._bytes += len(line) + 1
+            if closing and (len(self._lines) >= LINES or self._bytes >= PIECE_BYTES):
                 await self._close_piece(message.sequence)
 
     async def _messages(self, position: int) -> AsyncGenerator[Message]:
@@ -216,7 +220,7 @@ class _Writing:
             await anyio.to_thread.run_sync(write_file, self._directory / name, body)
             piece = Piece(name, len(self._lines), hashlib.sha256(body).hexdigest())
             pieces = (*pieces, piece)
-            self._lines = []
+            self._lines, self._bytes = [], 0
         self.manifest = msgspec.structs.replace(
             self.manifest,
             position=position,

@@ -34,6 +34,7 @@ MANIFEST = "manifest.json"
 BLOBS = "blobs"
 LINES = 20_000
 """Of one file: what an interruption makes to be done again."""
+PIECE_BYTES = 64 * 1024 * 1024
 MAX_LINE = MAX_PAYLOAD_BYTES + 64 * 1024
 MAX_MANIFEST = 16 * 1024 * 1024
 FILE = re.compile(r"memories-[0-9]{6}\.ndjson\Z")
@@ -102,8 +103,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     blob: str | None = None
     """The digest of its large content, which lies beside the lines."""
 
-    def check(self) -> Payload:
-        """The body, when all of the line is as a board could have it.
+    def check(self) -> None:
+        """Make sure that all of the line is as a board could have it.
 
         Raises:
             InvalidError: It is not.
@@ -124,6 +125,14 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise InvalidError(f"{self.ref} has a reason above {MAX_REASON_BYTES} bytes")
         if self.blob is not None and not DIGEST.match(self.blob):
             raise InvalidError(f"{self.ref} names large content {self.blob!r}, which is no digest")
+        self.body()
+
+    def body(self) -> Payload:
+        """What it said.
+
+        Raises:
+            InvalidError: It is the body of no memory.
+        """
         return decode(bytes(self.payload))
 
     def _check_place(self) -> None:
@@ -235,22 +244,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lines_of(directory: Path, piece: Piece) -> Iterator[tuple[Line, Payload]]:
-    """The lines of a file, checked.
+def lines_of(directory: Path, piece: Piece) -> Iterator[Line]:
+    """The lines of a file.
 
     Raises:
-        InvalidError: A line is none, or too long; the text says which.
+        InvalidError: The file is not what its manifest says, or a line is none.
     """
+    body = _read_piece(directory / piece.name, piece)
     number = 0
-    with (directory / piece.name).open("rb") as file:
-        while text := file.readline(MAX_LINE + 1):
-            number += 1
-            if len(text) > MAX_LINE:
-                raise InvalidError(f"{piece.name}, line {number}, is above {MAX_LINE} bytes")
-            try:
-                line = read(_read_line, text)
-                yield line, line.check()
-            except InvalidError as error:
-                raise InvalidError(f"{piece.name}, line {number}: {error}") from error
+    for number, text in enumerate(body.splitlines(), 1):
+        if len(text) > MAX_LINE:
+            raise InvalidError(f"{piece.name}, line {number}, is above {MAX_LINE} bytes")
+        try:
+            yield read(_read_line, text)
+        except InvalidError as error:
+            raise InvalidError(f"{piece.name}, line {number}: {error}") from error
     if number != piece.lines:
         raise InvalidError(f"{piece.name} has {number} lines instead of {piece.lines}")
+
+
+def _read_piece(path: Path, piece: Piece) -> bytes:
+    if path.is_symlink() or not path.is_file():
+        raise InvalidError(f"{str(path)!r} is missing from the archive, or no plain file")
+    if path.stat().st_size > PIECE_BYTES + MAX_LINE:
+        raise InvalidError(f"{piece.name} is above {PIECE_BYTES + MAX_LINE} bytes")
+    body = path.read_bytes()
+    if hashlib.sha256(body).hexdigest() != piece.sha256:
+        raise InvalidError(f"{piece.name} was damaged: it is not what its manifest says")
+    return body

@@ -27,7 +27,7 @@ from blackboard.envelope import Write
 from blackboard.errors import DeniedError, InvalidError, NotFoundError, TooLargeError
 from blackboard.jetstream import Message, Start, follow
 from blackboard.log import Log
-from blackboard.messages import Blob, Memory, Payload, memory_of
+from blackboard.messages import Blob, Memory, memory_of
 from blackboard.receipts import Part
 from blackboard.subjects import FORGET, Address, Ref
 
@@ -112,9 +112,13 @@ def _checked(directory: Path) -> Manifest:
         )
     named: set[str] = set()
     for piece in manifest.pieces:
-        if sha256(directory / piece.name) != piece.sha256:
-            raise InvalidError(f"{piece.name} was damaged: it is not what its manifest says")
-        named.update(line.blob for line, _ in lines_of(directory, piece) if line.blob is not None)
+        for line in lines_of(directory, piece):
+            try:
+                line.check()
+            except InvalidError as error:
+                raise InvalidError(f"{piece.name}, revision {line.revision}: {error}") from error
+            if line.blob is not None:
+                named.add(line.blob)
     if named - set(manifest.blobs):
         raise InvalidError(
             f"large content {min(named - set(manifest.blobs))} is not in the archive"
@@ -185,9 +189,9 @@ class _Loading:
                 if message is not None:
                     yield message
 
-    async def take(self, lines: Iterable[tuple[Line, Payload]]) -> None:
+    async def take(self, lines: Iterable[Line]) -> None:
         """Store what of a file is not there yet."""
-        for line, payload in lines:
+        for line in lines:
             fate = self._fate(line)
             if fate != "stored":
                 self.counts[fate] += 1
@@ -195,7 +199,7 @@ class _Loading:
             if line.ref in self._in_batch or self._is_full():
                 # The broker checks a batch against the state before it.
                 await self.flush()
-            await self._add(line, payload)
+            await self._add(line)
 
     def _fate(self, line: Line) -> str:
         """What becomes of a line: stored, or the reason why not."""
@@ -220,16 +224,15 @@ class _Loading:
     def _is_full(self) -> bool:
         return len(self._batch) >= BATCH or self._bytes >= BATCH_BYTES
 
-    async def _add(self, line: Line, payload: Payload) -> None:
+    async def _add(self, line: Line) -> None:
         head = self._heads.setdefault(line.ref, _Head())
         subject = str(
             Address(self._log.board, line.access, line.agent, line.ref.topic, line.ref.id)
         )
         memory: Memory | None = None
         if line.gone is None:
-            memory = memory_of(payload, blob=None)
-            if line.blob is not None:
-                memory = memory_of(payload, blob=await self._blob(line))
+            blob = None if line.blob is None else await self._blob(line)
+            memory = memory_of(line.body(), blob=blob)
         write = Write(
             ref=line.ref,
             access=line.access,
