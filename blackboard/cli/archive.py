@@ -22,7 +22,9 @@ async def export(
     until: str | None = None,
     place: Place = HERE,
 ) -> None:
-    """Write the board, or a part of it, into a directory; interrupted, it goes on where it was.
+    """Write the board, or a part of it, into a directory.
+
+    An export that was interrupted goes on where it was, given the same arguments.
 
     Args:
         directory: New, or that of the same export before it was interrupted.
@@ -57,7 +59,9 @@ async def export(
 
 
 async def load(directory: Path, /, *, place: WritingPlace = WRITE_HERE) -> None:
-    """Bring an export into a board; all of it is checked before, and a second time changes nothing.
+    """Bring an export into a board.
+
+    All of it is checked before anything is stored, and a second time changes nothing.
 
     Args:
         directory: Of the export.

@@ -97,7 +97,7 @@ async def _confirmed(plan: Plan) -> None:
         raise InvalidError("nothing was done")
 
 
-@forget.command(name="list")
+@forget.command(name="list", help_epilogue="Example:\n\n    blackboard forget list --json")
 async def show(*, place: Place = HERE) -> None:
     """List the receipts of what was forgotten.
 
@@ -118,7 +118,10 @@ async def show(*, place: Place = HERE) -> None:
         table(("receipt", "asked", "by", "state", "memories", "reason"), rows, right=("memories",))
 
 
-@forget.command(name="verify")
+@forget.command(
+    name="verify",
+    help_epilogue="Example:\n\n    blackboard forget verify 4bf92f35… --files /var/lib/nats/jetstream",
+)
 async def check(receipt: str, /, *, files: tuple[Path, ...] = (), place: Place = HERE) -> int:
     """Hold a receipt against the board and, on their machines, against its servers' files.
 
