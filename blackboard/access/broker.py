@@ -136,7 +136,13 @@ def service_permissions() -> dict[str, Permissions]:
             (*_inbox("consolidator"), "hint.>", EVENTS, DISCOVERY),
         ),
         "recall": Permissions(
-            (*LOOK, SETTLE, ABOUT_ME, INBOXES, *_stored("audit.*.recall", "spans.*.recall")),
+            (
+                *LOOK,
+                SETTLE,
+                ABOUT_ME,
+                INBOXES,
+                *_stored("audit.*.recall", "spans.*.recall", "claim.*.forget.recall.>"),
+            ),
             (
                 *_inbox("recall"),
                 *(service_subject(ANY, verb, ANY) for verb in RECALL_VERBS),
