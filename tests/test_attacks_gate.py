@@ -1,5 +1,6 @@
 """Attacks on the steward's gate, and by way of it: requests that ask for more than one may."""
 
+import json
 from typing import Any
 from uuid import uuid4
 
@@ -8,7 +9,18 @@ import pytest
 from blackboard.access.identity import PREFIX
 from blackboard.errors import DeniedError
 from blackboard.jetstream import consumers
-from tests.scene import JS, SECRET, Scene, at, bodies, durable, make_handler, refused
+from tests.scene import (
+    JS,
+    SECRET,
+    Scene,
+    at,
+    bodies,
+    durable,
+    make_handler,
+    named,
+    own,
+    refused,
+)
 
 # The gate
 
@@ -169,6 +181,17 @@ async def test_anothers_consumer_cannot_be_used_or_ended(scene: Scene) -> None:
     )
     assert pulled is not None
     assert b"for everybody" in pulled.data
+
+
+async def test_what_is_too_large_for_an_answer_is_refused_and_not_swallowed(scene: Scene) -> None:
+    large = own()
+    stored = await scene.thief.ask(PREFIX + large, b"x" * 900_000, headers=named("mallory"))
+    assert stored is not None
+    wanted = {"seq": json.loads(stored.data)["seq"]}
+    for verb in ("DIRECT.GET.MEM_main", "STREAM.MSG.GET.MEM_main"):
+        answer = await scene.thief.gate(verb, wanted)
+        assert answer is not None
+        assert "do not fit" in answer["text"]
 
 
 async def test_the_gate_survives_hostile_requests(scene: Scene) -> None:

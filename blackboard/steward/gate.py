@@ -148,7 +148,11 @@ class Gate:
             last = 0 if info is None else info.state.last_seq
             await self._ledger.noted(follow_of(caller.agent, stream, config, last))
 
-        return await self._consumers.create(caller.rights, rest, body, announce)
+        answer = await self._consumers.create(caller.rights, rest, body, announce)
+        if self._roster.all.get(caller.agent) != caller.rights:
+            # Rights changed while it was being made: whoever cut the others did not see this one.
+            await self.enforce()
+        return answer
 
     async def _consumer(self, caller: Caller, rest: str, _: Body) -> bytes:
         return await self._consumers.info(caller.rights, rest)
@@ -205,6 +209,7 @@ class Gate:
         found = await self._find_message(caller, stream, _Wanted.read(body), leader=True)
         if found is None:
             return encode_record(_Refusal(_Error(404, 10037, "no message found")))
+        _fitting([found])
         await self._ledger.noted(_read_of(caller, "get", found))
         return msgspec.json.encode({"message": _stored(found)})
 
@@ -223,6 +228,7 @@ class Gate:
             else:
                 found = await self._find_message(caller, stream, wanted, leader=False)
                 messages = [] if found is None else [found]
+        _fitting(messages)
         await self._ledger.noted(*(_read_of(caller, "get", message) for message in messages))
         return encode_record(ServedMessages(tuple(_served(message) for message in messages)))
 
@@ -250,8 +256,7 @@ class Gate:
             for one in self._readable(caller.rights, subject):
                 found += await self._connection.last_of_each(stream, one, before=wanted.up_to_time)
         shown = {one.sequence: one for one in found if _may_see(caller.rights, one)}
-        newest_first = sorted(shown.values(), key=lambda one: -one.sequence)
-        return _fitting(newest_first)
+        return sorted(shown.values(), key=lambda one: -one.sequence)
 
     async def _find_message(
         self, caller: Caller, stream: str, wanted: "_Wanted", *, leader: bool
@@ -449,15 +454,14 @@ def _stored(message: Message) -> dict[str, Any]:
     }
 
 
-def _fitting(messages: list[Message]) -> list[Message]:
-    """As many as one answer holds.
+def _fitting(messages: Sequence[Message]) -> None:
+    """Refuse what is too much for one answer: less would be taken for everything.
 
     Raises:
-        InvalidError: Not all of them: less would be taken for everything.
+        InvalidError: It is.
     """
     size = sum(len(one.data) + 512 for one in messages)
     if size > SERVED_BYTES:
         raise InvalidError(
             f"{len(messages)} messages of {size} bytes do not fit into one answer; ask for less"
         )
-    return messages
