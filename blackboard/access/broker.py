@@ -30,6 +30,7 @@ from blackboard.access.keys import Keys
 from blackboard.access.policy import Policy
 from blackboard.access.rights import ANY, PROBE, Grant, Rights
 from blackboard.subjects import (
+    FORGET,
     SHARED,
     audit_subject,
     claim_subject,
@@ -137,11 +138,10 @@ def service_permissions() -> dict[str, Permissions]:
         ),
         "recall": Permissions(
             (
-                *LOOK,
-                SETTLE,
-                ABOUT_ME,
-                INBOXES,
-                *_stored("audit.*.recall", "spans.*.recall", "claim.*.forget.recall.>"),
+                *(*LOOK, SETTLE, ABOUT_ME, INBOXES),
+                service_subject(ANY, "note", "recall"),
+                # The last: how far its indexes are clean of what was forgotten.
+                *_stored("audit.*.recall", "spans.*.recall", f"claim.*.{FORGET}.recall.>"),
             ),
             (
                 *_inbox("recall"),

@@ -120,7 +120,7 @@ async def show(*, place: Place = HERE) -> None:
 
 @forget.command(
     name="verify",
-    help_epilogue="Example:\n\n    blackboard forget verify 4bf92f35… --files /var/lib/jetstream",
+    help_epilogue="Example:\n\n    blackboard forget verify 4bf92f35… --files /srv/nats",
 )
 async def check(receipt: str, /, *, files: tuple[Path, ...] = (), place: Place = HERE) -> int:
     """Hold a receipt against the board and, on their machines, against its servers' files.
