@@ -11,13 +11,14 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
+from urllib.parse import quote
 
 import msgspec
 
 from blackboard.claim import Make, Once
 from blackboard.codec import Json
-from blackboard.conditions import RefLike, several, to_ref, to_tags
+from blackboard.conditions import Conditions, RefLike, several, to_ref, to_tags
 from blackboard.draft import Binding, Draft
 from blackboard.errors import (
     InvalidError,
@@ -25,8 +26,10 @@ from blackboard.errors import (
 )
 from blackboard.jetstream import Client
 from blackboard.messages import Cost, Memory
+from blackboard.oblivion import Oblivion, Plan
 from blackboard.reading import Reading
-from blackboard.removal import Removal
+from blackboard.receipts import Order, Receipt
+from blackboard.removal import MAX_REASON_BYTES, Removal
 from blackboard.session import Desk, Session, open_session
 from blackboard.settings import Limits, load
 from blackboard.subjects import (
@@ -416,6 +419,76 @@ class Blackboard(Reading):
             moved = await self._removal.reclassify(target, access)
         self.journal.audit("reclassify", str(target), revision=moved.written)
         return moved
+
+    async def forget(
+        self,
+        ref: RefLike | Sequence[RefLike] = (),
+        *,
+        reason: str = "",
+        confirmed: bool = False,
+        timeout: float | None = 60.0,
+        **where: Unpack[Conditions],
+    ) -> Receipt:
+        """Take memories away for good, with all that was made from them, wherever they lie.
+
+        A memory is meant when one of its revisions that are kept matches, and goes with all of
+        them, over all labels and agents. What was made from it goes too (`sources`, and what shows
+        a result), and what arrives later with a source that was forgotten. The steward does it;
+        whatever ends in the middle, it goes on where it was.
+
+        Args:
+            ref: These memories.
+            reason: Kept in the receipt and shown by the tombstones; name no person in it.
+            confirmed: Do it also when nothing matches, or everything does.
+            timeout: Seconds to wait for the steward; None waits for ever.
+            **where: Which memories, as in `recall`; topic=">" is the whole board.
+
+        Returns:
+            The receipt, once it is all gone from every reader: `complete`, or `pending` while some
+            store (`waits_for`) still has to be seen clean; `receipt` tells later.
+
+        Raises:
+            NotFoundError: Nothing matches; nothing was done.
+            InvalidError: Nothing is named, or everything matches; nothing was done.
+            DeniedError: That takes an operator's credential.
+            NoAnswerError: Not done in time. The order stands, and a steward that starts does it.
+        """
+        order = await self.forget_order(ref, reason=reason, **where)
+        oblivion = Oblivion(self.log)
+        if not confirmed:
+            oblivion.check(await oblivion.plan(order))
+        await oblivion.place(order)
+        self.journal.audit("order", order.id)
+        return await oblivion.wait(order.id, timeout, lambda receipt: receipt.removed is not None)
+
+    async def preview_forget(
+        self, ref: RefLike | Sequence[RefLike] = (), **where: Unpack[Conditions]
+    ) -> Plan:
+        """What `forget` would take away with the same arguments, and why; nothing is changed.
+
+        Raises:
+            InvalidError: Nothing is named.
+            DeniedError: That takes an operator's credential.
+        """
+        return await Oblivion(self.log).plan(await self.forget_order(ref, **where))
+
+    async def receipt(self, order: str) -> Receipt | None:
+        """The receipt of something that was forgotten, as it stands now; None if there is none."""
+        return await Oblivion(self.log).receipt(order)
+
+    async def forget_order(
+        self,
+        ref: RefLike | Sequence[RefLike] = (),
+        *,
+        reason: str = "",
+        **where: Unpack[Conditions],
+    ) -> Order:
+        """The order that `forget` would place; nothing is changed."""
+        given = (ref,) if isinstance(ref, str | Ref | Memory) else ref
+        refs = [to_ref(one) for one in given]
+        if len(quote(reason)) > MAX_REASON_BYTES:
+            raise InvalidError(f"a reason of {len(reason)} characters; give a shorter one")
+        return Oblivion(self.log).order(refs, await self._filter(where), reason)
 
     async def once(
         self,

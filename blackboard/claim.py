@@ -226,12 +226,15 @@ class Once:
             result, kind="result", session=None, user=None, tags={}, sources=work.sources, hops=0
         )
         memory = await self._writer.stored(plain, work.access)
+        binding = self._writer.binding
         write = Write(
             ref=work.ref,
             access=work.access,
             agent=self._log.agent,
             expected=tip,
             memory=memory,
+            # Inputs given as plain content leave no source; forgetting then goes by the handler's.
+            cause=None if binding is None else str(binding.cause),
         )
         try:
             revision = await self._log.append(write)

@@ -125,6 +125,20 @@ class Retry(msgspec.Struct, frozen=True):
     input: Ref
 
 
+class IndexRecord(msgspec.Struct, frozen=True):
+    """How far an index is clean of what was forgotten; written by the service that holds it.
+
+    It lives as long as tombstones do: an index that was not opened for longer is built again.
+    """
+
+    index: str
+    """Where it is, for an operator."""
+    seen: int = 0
+    """The newest `forgotten` tombstone that it has taken in."""
+    clean: int = 0
+    """What tombstones up to here took away is off its disk."""
+
+
 class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One read, delivery or privileged act, as the process that did it reports it."""
 

@@ -69,6 +69,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     otlp_endpoint: str | None = None
     """Full URL that spans are exported to; None exports nothing."""
     otlp_protocol: str = OTLP_HTTP
+    monitors: tuple[str, ...] = ()
+    """Addresses of all servers' monitoring, by which the steward sees what replicas still hold."""
     trace_ratio: float = 1.0
     """Share of traces that are recorded, 0 to 1."""
     machine: str = ""
@@ -127,6 +129,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         consolidate_file=Path(policies) if policies else None,
         otlp_endpoint=_otlp_endpoint(env, otlp_protocol),
         otlp_protocol=otlp_protocol,
+        monitors=tuple(
+            one.strip() for one in env.get("BLACKBOARD_MONITOR", "").split(",") if one.strip()
+        ),
         trace_ratio=_ratio(env.get("BLACKBOARD_TRACE_RATIO", "1")),
         machine=socket.gethostname(),
     )

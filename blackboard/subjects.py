@@ -21,6 +21,8 @@ ONCE = "once"
 ANSWERS = "answers"
 STATE = "state"
 SHARED = "shared"
+FORGET = "forget"
+"""In the place of a label: records of forgetting. No policy grants it, so services write there."""
 ANY_AGENT = "*"
 CONSOLIDATOR = "consolidator"
 """The agent whose summaries stand for what it retires."""
@@ -312,6 +314,21 @@ def reference_filter(board: str, ref: Ref, *, access: str = "*") -> str:
 def claim_subject(board: str, access: str, agent: str, name: str) -> str:
     """Where a record of a lease (`o-`), a handler (`h-`), a group (`g-`) or a run (`r-`) lies."""
     return f"claim.{board}.{access}.{agent}.{name}"
+
+
+def order_subject(board: str, agent: str, order: str) -> str:
+    """Where an agent orders that something is forgotten."""
+    return claim_subject(board, FORGET, agent, f"f-{order}")
+
+
+def receipt_subject(board: str, agent: str, order: str, part: int | None = None) -> str:
+    """Where the steward keeps the receipt of an order, or one of its parts, counted from 0."""
+    return claim_subject(board, FORGET, agent, f"e-{order}" + ("" if part is None else f"-{part}"))
+
+
+def index_subject(board: str, agent: str, index: str) -> str:
+    """Where a service says how far an index of its own is clean of what was forgotten."""
+    return claim_subject(board, FORGET, agent, f"i-{index}")
 
 
 def hint_subject(board: str, access: str, digest: str) -> str:

@@ -13,6 +13,7 @@ from blackboard import Blackboard
 from tests.clusters import Cluster
 from tests.credentials import connected, people
 from tests.embedding_stub import EmbeddingStub, embedding_stub
+from tests.forgetting import Steward
 from tests.inhabitants import inhabitants
 from tests.ledger_bench import Bench, make_streams
 from tests.recall_service import RecallService
@@ -157,3 +158,14 @@ async def bench(start_server: Callable[..., Server], tmp_path: Path) -> AsyncGen
         bench.operator = operator
         await make_streams(operator)
         yield bench
+
+
+@pytest.fixture
+def steward(server: Server, tmp_path: Path) -> Iterator[Steward]:
+    """A steward of the broker as a process of its own: `kill()`, `stop()`, `start()`."""
+    steward = Steward(server.url, tmp_path / "steward.log")
+    steward.start()
+    try:
+        yield steward
+    finally:
+        steward.kill()

@@ -30,6 +30,7 @@ from blackboard.access.keys import Keys
 from blackboard.access.policy import Policy
 from blackboard.access.rights import ANY, PROBE, Grant, Rights
 from blackboard.subjects import (
+    FORGET,
     SHARED,
     audit_subject,
     claim_subject,
@@ -136,7 +137,12 @@ def service_permissions() -> dict[str, Permissions]:
             (*_inbox("consolidator"), "hint.>", EVENTS, DISCOVERY),
         ),
         "recall": Permissions(
-            (*LOOK, SETTLE, ABOUT_ME, INBOXES, *_stored("audit.*.recall", "spans.*.recall")),
+            (
+                *(*LOOK, SETTLE, ABOUT_ME, INBOXES),
+                service_subject(ANY, "note", "recall"),
+                # The last: how far its indexes are clean of what was forgotten.
+                *_stored("audit.*.recall", "spans.*.recall", f"claim.*.{FORGET}.recall.>"),
+            ),
             (
                 *_inbox("recall"),
                 *(service_subject(ANY, verb, ANY) for verb in RECALL_VERBS),

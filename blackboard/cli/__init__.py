@@ -109,10 +109,23 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "    blackboard query 'cases.>' --agent returns --order-by -priority --limit 20\n"
             "    blackboard query --user customer-42 --limit 0 --count-by topic --count-by tag",
         ),
+        "forget": Entry(
+            "forget:forget", "Take memories away for good, with all that was made from them."
+        ),
         "replay": Entry(
             "memories:replay",
             "Show the past under a pattern, in order, up to now.",
             "    blackboard replay 'reports.>' --since 2d --until 1d --speed 60",
+        ),
+        "export": Entry(
+            "archive:export",
+            "Write the board, or a part of it, into a directory.",
+            "    blackboard export backup-2026-11\n    blackboard export for-42 --user customer-42",
+        ),
+        "import": Entry(
+            "archive:load",
+            "Bring an export into a board.",
+            "    blackboard import backup-2026-11 --board restored",
         ),
         "topics": Entry(
             "overview:topics",

@@ -82,6 +82,11 @@ class Collection(ABC):
         """Memories without a graph, as far as the engine tells; see `Index.loose`."""
         return 0
 
+    @property
+    def erases(self) -> bool:
+        """Whether `tidy` takes what was removed off the disk."""
+        return True
+
     # What an engine brings.
 
     @abstractmethod

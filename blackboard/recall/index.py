@@ -187,6 +187,11 @@ class Index(Protocol):
         """Memories that are compared one by one until `tidy` builds graphs over them."""
         ...
 
+    @property
+    def erases(self) -> bool:
+        """Whether `tidy` takes what was removed off the disk; else only a new index does."""
+        ...
+
     async def position(self) -> int:
         """The last revision that it durably holds; 0 when it is new.
 

@@ -22,6 +22,7 @@ from blackboard.log import Log
 from blackboard.messages import Memory
 from blackboard.recall.entries import Entries
 from blackboard.recall.index import Index
+from blackboard.recall.notice import Notice
 from blackboard.subjects import Pattern, Ref
 from blackboard.telemetry import INDEX_LAG, INDEX_SKIPPED, INDEXED
 
@@ -35,6 +36,9 @@ FLUSH_S = 15.0
 TIDY_S = 10.0
 SCRUB_S = 3600.0
 """How long what was taken back may stay on the disk of the index."""
+GATHER_S = 0.5
+"""What is forgotten together is scrubbed together."""
+FORGOTTEN = "forgotten"
 SWEEP_S = 5.0
 SWEEP = 1_000
 RETRY_S = 0.5
@@ -51,13 +55,18 @@ class Indexer:
         trouble: Why it does not get on; None when it does.
     """
 
-    def __init__(self, log: Log, index: Index, entries: Entries, position: int) -> None:
+    def __init__(
+        self, log: Log, index: Index, entries: Entries, position: int, notice: Notice | None = None
+    ) -> None:
         self.index = index
         self.position = position
         self.whole = False
         self.trouble: str | None = None
         self._log = log
         self._entries = entries
+        self._notice = notice
+        self._scrub = anyio.Event()
+        self._told = False
         self._subject = Pattern(">").subject(log.board)
         self._pending = 0
         self._buffered = 0
@@ -121,6 +130,8 @@ class Indexer:
             self._pending = follower.pending
             self._started = True
             self._step()
+            if self._notice is not None:
+                await self._notice.open(self.position)
             group.start_soon(self._read, follower, send)
             group.start_soon(self._keep_flushed)
             group.start_soon(self._keep_swept)
@@ -189,9 +200,16 @@ class Indexer:
                 newest[memory.ref.unpinned] = memory
         live = [memory for memory in newest.values() if _is_live(memory)]
         gone = [ref for ref, memory in newest.items() if not _is_live(memory)]
+        # Of all, not of the newest: what was put again since has an older revision on the disk.
+        forgotten = max(
+            (one.sequence for one in batch if one.headers.get("Bb-Gone") == FORGOTTEN), default=0
+        )
         pause_s = RETRY_S
         while True:
             try:
+                if forgotten and self._notice is not None:
+                    await self._notice.saw(forgotten)
+                    self._scrub.set()
                 await self._apply(live, gone, batch[-1].sequence)
             except RetryableError as error:
                 if self.trouble is None:
@@ -254,16 +272,40 @@ class Indexer:
         """Let the engine do what keeps searches quick, beside everything else."""
         scrubbed = anyio.current_time()
         while True:
-            await anyio.sleep(TIDY_S)
-            scrub = anyio.current_time() - scrubbed > SCRUB_S
+            with anyio.move_on_after(TIDY_S):
+                await self._scrub.wait()
+                await anyio.sleep(GATHER_S)
+            due = await self._due()
+            scrub = due > 0 or anyio.current_time() - scrubbed > SCRUB_S
             try:
                 await self.index.tidy(scrub=scrub)
+                await self._tell(due)
             except RetryableError as error:
                 logger.warning("board %s: %s", self._log.board, error)
             except BlackboardError as error:
                 self._fail(error)
             if scrub:
                 scrubbed = anyio.current_time()
+
+    async def _due(self) -> int:
+        """Up to which tombstone everything is taken out, but not yet off the disk; 0 for none."""
+        self._scrub = anyio.Event()
+        if self._notice is None or not self._notice.due:
+            return 0
+        # What is being taken in right now may be among it.
+        async with self._writing:
+            return self._notice.due if self.position >= self._notice.due else 0
+
+    async def _tell(self, due: int) -> None:
+        """Say on the board how far the index is clean."""
+        if self._notice is None:
+            return
+        if due and self.index.erases:
+            await self._notice.cleaned(due)
+        elif not due and self.whole and not self._told:
+            # A new one that never saw what was forgotten, because nothing of it is left.
+            self._told = True
+            await self._notice.cleaned(self.position)
 
     def _fail(self, error: BlackboardError) -> None:
         self._failure = error

@@ -15,6 +15,7 @@ from blackboard.recall.embedders import Embedders
 from blackboard.recall.entries import Entries
 from blackboard.recall.index import Index
 from blackboard.recall.indexer import Indexer
+from blackboard.recall.notice import Notice
 from blackboard.search import State
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class Kept:
         scope: Ends `run`.
     """
 
-    def __init__(self, book: Book, index: Index, position: int) -> None:
+    def __init__(self, book: Book, index: Index, position: int, where: str) -> None:
+        self._where = where
         self.book = book
         self.index = index
         self.embedder: Embedder | None = None
@@ -59,7 +61,8 @@ class Kept:
         """
         self.embedder = embedder = await self._opened(embedders)
         entries = Entries(reader, self.index, embedder)
-        self._indexer = Indexer(log, self.index, entries, self._position)
+        notice = Notice(log, self.book.name, self._where)
+        self._indexer = Indexer(log, self.index, entries, self._position, notice)
         self._begun.set()
         await self._indexer.run()
 

@@ -20,6 +20,7 @@ from blackboard.recall.catalogue import Book, Catalogue
 from blackboard.recall.embedders import MINILM, Embedders
 from blackboard.recall.index import BrokenIndexError, MismatchError, Signature, Where
 from blackboard.recall.kept import OPEN_S, Kept
+from blackboard.recall.notice import Notice
 from blackboard.recall.shelf import Shelf
 from blackboard.recall.text import RECIPE
 from blackboard.search import Building, Filter, Status
@@ -248,7 +249,7 @@ class Library:
         if position == 0 and book.whole:
             # Its directory is gone, but not the catalogue.
             book = msgspec.structs.replace(book, whole=False)
-        kept = Kept(book, index, position)
+        kept = Kept(book, index, position, self._shelf.place(book))
         active = self._catalogue.active
         if active is not None and active.name == book.name:
             self._active = kept
@@ -298,12 +299,18 @@ class Library:
 
     async def _clear(self) -> None:
         """Remove what is on its way out."""
-        left = [book for book in self._catalogue.leaving if not await self._shelf.remove(book)]
+        left = [book for book in self._catalogue.leaving if not await self._removed(book)]
         if len(left) < len(self._catalogue.leaving):
             there = self._catalogue
             self._write(
                 Catalogue(active=there.active, building=there.building, leaving=tuple(left))
             )
+
+    async def _removed(self, book: Book) -> bool:
+        if not await self._shelf.remove(book):
+            return False
+        await Notice(self.log, book.name, self._shelf.place(book)).removed()
+        return True
 
     async def _watch(self) -> None:
         """Note what is current, and put the new index in the place of the old when it is ready."""

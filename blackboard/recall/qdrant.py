@@ -116,6 +116,11 @@ class QdrantIndex(Collection):
     async def flush(self) -> None:
         """Nothing is left to do: every write has waited for the server."""
 
+    @property
+    def erases(self) -> bool:
+        """The server's files are its own; a collection that is made anew leaves nothing."""
+        return False
+
     async def tidy(self, *, scrub: bool = False) -> bool:
         """The server's optimizer works on its own; nothing is done here, also not for `scrub`."""
         del scrub

@@ -35,6 +35,15 @@ class Shelf:
         self.engine = "edge" if settings.qdrant_url is None else "qdrant"
         self._settings = settings
 
+    def place(self, book: Book) -> str:
+        """Where an index lies, for an operator."""
+        if self._settings.qdrant_url is not None:
+            return (
+                f"index {book.name} on the Qdrant server, which takes bytes off its disk when it "
+                "sees fit; `blackboard reindex` makes another in its place"
+            )
+        return f"index {book.name} of {self._settings.machine} in {self.directory}"
+
     def read(self) -> Catalogue:
         """The catalogue."""
         return read_catalogue(self.directory)

@@ -5,20 +5,27 @@ board costs a heartbeat in five seconds.
 """
 
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 import anyio
 
 from blackboard import clock
 from blackboard.access.identity import ACCOUNT, SYSTEM, Identity, beside
 from blackboard.access.rights import Rights
-from blackboard.errors import BlackboardError, UnavailableError
+from blackboard.errors import BlackboardError, SettingsError, UnavailableError
 from blackboard.jetstream import Connection
 from blackboard.jetstream.system import System
+from blackboard.ledger import load_key
+from blackboard.receipts import Signer
 from blackboard.service import ALL, RETRY_S, keep_boards, take_desk
 from blackboard.settings import Settings
+from blackboard.steward.arrivals import Arrivals
 from blackboard.steward.chunks import CHUNK_AGE, Chunks
+from blackboard.steward.orders import Orders
 from blackboard.steward.quotas import keep_quotas
+from blackboard.steward.replicas import Replicas
 from blackboard.steward.rights import keep_rights
 from blackboard.steward.tombstones import GRACE, Tombstones, check_grace
 
@@ -57,7 +64,18 @@ async def serve(
             async with anyio.create_task_group() as group:
                 if connection.identity is not None:
                     group.start_soon(keep_rights, connection, board, settings)
-                group.start_soon(_watch, board, tombstones)
+                arrivals = Arrivals(desk, tombstones)
+                orders = Orders(
+                    desk,
+                    tombstones.forgotten,
+                    arrivals,
+                    Replicas(settings.monitors),
+                    partial(_signer, settings),
+                )
+                group.start_soon(_again, board, tombstones.watch)
+                group.start_soon(_again, board, orders.watch)
+                group.start_soon(_again, board, orders.work)
+                group.start_soon(_again, board, arrivals.run)
                 group.start_soon(_tend, board, tombstones, chunks)
 
     async with anyio.create_task_group() as group:
@@ -90,12 +108,22 @@ async def _hold_to_quotas(connection: Connection, settings: Settings) -> None:
             await anyio.sleep(RETRY_S)
 
 
-async def _watch(board: str, tombstones: Tombstones) -> None:
+def _signer(settings: Settings) -> Signer | None:
+    """The board's key, which vouches for receipts; made when the first is written."""
+    try:
+        return load_key(settings.board_key or settings.data_dir / "board.key")
+    except SettingsError as error:
+        logger.warning("receipts of what was forgotten stay unsigned: %s", error)
+        return None
+
+
+async def _again(board: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Do what goes on for ever, again after each failure."""
     while True:
         try:
-            await tombstones.watch()
+            await work()
         except BlackboardError as error:
-            logger.warning("cannot follow board %s: %s", board, error)
+            logger.warning("board %s: %s", board, error)
         await anyio.sleep(RETRY_S)
 
 

@@ -1,7 +1,7 @@
 """What lies behind the tombstones of one board, deleted when its time has come.
 
-`forgotten` and `moved` take away everything before them at once, whatever came after, and what was
-forgotten is overwritten on disk (on a single server; the rest the broker reclaims later). `retired`
+`forgotten` and `moved` take away everything before them at once, whatever came after, and it is
+overwritten on disk (on a single server; of several, each reclaims it from its log later). `retired`
 does so after a grace period, and only while nothing was put on top of it: a memory that came back
 lives, and its history with it. Tombstones themselves stay until their own time is over, because a
 reader of one label, or a projection that lags behind, may still have to see each of them.
@@ -15,6 +15,8 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+
+import anyio
 
 from blackboard.envelope import TOMBSTONE_S, Write
 from blackboard.errors import BlackboardError, InvalidError, RetryableError, SettingsError
@@ -63,6 +65,8 @@ class Tombstones:
 
     Attributes:
         deleted: Revisions deleted so far.
+        forgotten: The newest `forgotten` tombstone of each memory that has one.
+        caught_up: Set when all that lay there was seen.
 
     Raises:
         SettingsError: `grace` cannot be used.
@@ -80,6 +84,13 @@ class Tombstones:
         # By sequence only, so that a million retired memories take little room here.
         self._waiting: list[tuple[datetime, int]] = []
         self.deleted = 0
+        self.forgotten: dict[Ref, int] = {}
+        self.caught_up = anyio.Event()
+        self._news = anyio.Event()
+
+    async def news(self) -> None:
+        """Wait until something more is forgotten."""
+        await self._news.wait()
 
     async def catch_up(self) -> None:
         """Take up what was stored since the last time, or since the start; returns when through.
@@ -100,8 +111,12 @@ class Tombstones:
             UnavailableError: As `catch_up`, at the beginning; later the broker is waited for.
         """
         async with self._follow() as follower:
-            async for message in follower:
-                await self._see(message)
+            while True:
+                if not follower.pending:
+                    self.caught_up.set()
+                message = await follower.step()
+                if message is not None:
+                    await self._see(message)
 
     async def tend(self) -> None:
         """Take up the tombstones whose time has come, and those that failed."""
@@ -131,8 +146,16 @@ class Tombstones:
         if "Bb-Gone" in message.headers:
             tombstone = self._log.delivered(message)
             if tombstone is not None:
+                self._learn(tombstone)
                 await self._consider(tombstone)
         self._position = message.sequence
+
+    def _learn(self, tombstone: Memory) -> None:
+        if tombstone.gone == "forgotten":
+            ref = tombstone.ref.unpinned
+            self.forgotten[ref] = max(tombstone.revision, self.forgotten.get(ref, 0))
+            self._news.set()
+            self._news = anyio.Event()
 
     async def _at(self, revision: int) -> Memory | None:
         message = await self._log.reads.at_sequence(revision)
@@ -180,8 +203,9 @@ class Tombstones:
                 self._log.stream,
                 sequence,
                 str(ref),
-                # Writers wait meanwhile, so bytes are overwritten only where that is the purpose.
-                erase=tombstone.gone == "forgotten",
+                # Whatever the tombstone: a copy under another label may be forgotten later, when
+                # nobody could find these bytes any more.
+                erase=True,
             ):
                 self.deleted += 1
 

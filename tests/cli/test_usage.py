@@ -29,6 +29,7 @@ NAMES = [
     *("up", "demo", "put", "get", "watch", "replay", "agents", "topics", "stats"),
     *("run", "dead", "audit", "trace", "explain", "doctor", "apply"),
     *("recall", "query", "reindex", "access", "consolidate"),
+    *("forget", "export", "import"),
 ]
 SUBCOMMANDS = [
     "access add",
@@ -46,6 +47,8 @@ SUBCOMMANDS = [
     "dead list",
     "dead retry",
     "demo support",
+    "forget list",
+    "forget verify",
 ]
 NO_ID = "alice/reports/0123456789abcdef0123456789abcdef"
 
