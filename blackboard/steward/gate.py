@@ -7,16 +7,14 @@ name is a token of the subject that the broker lets nobody else use.
 """
 
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from blackboard.access import filters
 from blackboard.access.rights import Rights
-from blackboard.codec import decode_record, encode_record, read
+from blackboard.codec import decode_record, encode_record
 from blackboard.envelope import to_memory
 from blackboard.errors import BlackboardError, DeniedError, InvalidError, RetryableError
 from blackboard.jetstream import Answer, BrokerError, Connection, Message, NoStreamError
@@ -24,9 +22,21 @@ from blackboard.jetstream.errors import STREAM_MISSING
 from blackboard.layout import create_presence, limits_of
 from blackboard.ledger import Delivered, Denied, Ledger, Served
 from blackboard.ledger.deliveries import follow_of
-from blackboard.records import ApiRequest, ServedMessage, ServedMessages
+from blackboard.records import ApiRequest, ServedMessages
 from blackboard.roster import Roster
 from blackboard.steward.consumers import Consumers
+from blackboard.steward.words import (
+    Body,
+    Failure,
+    Names,
+    Refusal,
+    Wanted,
+    check_size,
+    checked_subject,
+    served,
+    stored,
+    without_secrets,
+)
 from blackboard.subjects import (
     blob_stream,
     dead_stream,
@@ -42,10 +52,6 @@ logger = logging.getLogger(__name__)
 STEPS = 256
 """Messages that are looked at in search of one that may be shown; a memory keeps 64 revisions."""
 MAX_FILTERS = 16
-SUBJECT = re.compile(r"[\x21-\x7e]{1,1200}\Z")
-"""What may go into a subject: a longer one would have the broker end the steward's connection."""
-SERVED_BYTES = 768 * 1024
-"""Of the messages in one answer; the broker carries 1 MiB."""
 CODES: Sequence[tuple[type[BlackboardError], int]] = (
     (DeniedError, 403),
     (InvalidError, 400),
@@ -54,7 +60,6 @@ CODES: Sequence[tuple[type[BlackboardError], int]] = (
 )
 """What stands in an answer for an error, as in HTTP; the first that fits."""
 
-Body = dict[str, Any] | None
 Serve = Callable[["Caller", str, Body], Awaitable[bytes]]
 
 
@@ -112,7 +117,7 @@ class Gate:
         verb = "?"
         try:
             request = decode_record(body, ApiRequest)
-            verb = _checked(request.verb)
+            verb = checked_subject(request.verb)
             rights = self._roster.rights(agent)
             if rights is None:
                 raise InvalidError(f"{agent!r} speaks to JetStream itself")
@@ -120,9 +125,9 @@ class Gate:
             serve, rest = self._find(caller, verb)
             return await serve(caller, rest, request.body)
         except NoStreamError as error:
-            return encode_record(_Refusal(_Error(404, STREAM_MISSING, str(error))))
+            return encode_record(Refusal(Failure(404, STREAM_MISSING, str(error))))
         except BrokerError as error:
-            return encode_record(_Refusal(_Error(error.code, error.code, str(error))))
+            return encode_record(Refusal(Failure(error.code, error.code, str(error))))
         except BlackboardError as error:
             if isinstance(error, DeniedError):
                 self._ledger.note(Denied(agent=agent, act=verb, what="", missing=str(error)))
@@ -192,7 +197,7 @@ class Gate:
         answer = await self._connection.api(
             f"STREAM.INFO.{stream}", {"subjects_filter": wanted} if wanted else None
         )
-        return _without_secrets(answer)
+        return without_secrets(answer)
 
     async def _presence(self, caller: Caller, stream: str, _: Body) -> bytes:
         """Make the stream of the cards again, as it has to be; an agent misses it first."""
@@ -203,34 +208,34 @@ class Gate:
         return b"{}"
 
     async def _names(self, caller: Caller, _: str, __: Body) -> bytes:
-        return encode_record(_Names(total=1, streams=(memory_stream(caller.rights.board),)))
+        return encode_record(Names(total=1, streams=(memory_stream(caller.rights.board),)))
 
     async def _leader_get(self, caller: Caller, stream: str, body: Body) -> bytes:
-        found = await self._find_message(caller, stream, _Wanted.read(body), leader=True)
+        found = await self._find_message(caller, stream, Wanted.read(body), leader=True)
         if found is None:
-            return encode_record(_Refusal(_Error(404, 10037, "no message found")))
-        _fitting([found])
+            return encode_record(Refusal(Failure(404, 10037, "no message found")))
+        check_size([found])
         await self._ledger.noted(_read_of(caller, "get", found))
-        return msgspec.json.encode({"message": _stored(found)})
+        return msgspec.json.encode({"message": stored(found)})
 
     async def _get(self, caller: Caller, rest: str, body: Body) -> bytes:
         stream, _, subject = rest.partition(".")
         if stream == blob_stream(self._board):
             messages = await self._chunk(caller, subject)
         elif subject:
-            wanted = _Wanted(last_by_subj=subject)
+            wanted = Wanted(last_by_subj=subject)
             found = await self._find_message(caller, stream, wanted, leader=False)
             messages = [] if found is None else [found]
         else:
-            wanted = _Wanted.read(body)
+            wanted = Wanted.read(body)
             if wanted.multi_last:
                 messages = await self._each(caller, stream, wanted)
             else:
                 found = await self._find_message(caller, stream, wanted, leader=False)
                 messages = [] if found is None else [found]
-        _fitting(messages)
+        check_size(messages)
         await self._ledger.noted(*(_read_of(caller, "get", message) for message in messages))
-        return encode_record(ServedMessages(tuple(_served(message) for message in messages)))
+        return encode_record(ServedMessages(tuple(served(message) for message in messages)))
 
     async def _chunk(self, caller: Caller, subject: str) -> list[Message]:
         """A chunk of large content: its name is a secret that only its memory tells."""
@@ -247,7 +252,7 @@ class Gate:
         found = await self._connection.last(blob_stream(self._board), subject)
         return [] if found is None else [found]
 
-    async def _each(self, caller: Caller, stream: str, wanted: "_Wanted") -> list[Message]:
+    async def _each(self, caller: Caller, stream: str, wanted: "Wanted") -> list[Message]:
         self._check_stream(caller, stream)
         if len(wanted.multi_last) > MAX_FILTERS:
             raise InvalidError(f"ask for at most {MAX_FILTERS} filters at once")
@@ -259,7 +264,7 @@ class Gate:
         return sorted(shown.values(), key=lambda one: -one.sequence)
 
     async def _find_message(
-        self, caller: Caller, stream: str, wanted: "_Wanted", *, leader: bool
+        self, caller: Caller, stream: str, wanted: "Wanted", *, leader: bool
     ) -> Message | None:
         self._check_stream(caller, stream)
         api = self._connection
@@ -281,7 +286,7 @@ class Gate:
         return message if message is not None and _may_see(caller.rights, message) else None
 
     async def _next(
-        self, rights: Rights, stream: str, wanted: "_Wanted", *, leader: bool
+        self, rights: Rights, stream: str, wanted: "Wanted", *, leader: bool
     ) -> Message | None:
         next_after = self._connection.leader_next_after if leader else self._connection.next_after
         best: Message | None = None
@@ -324,7 +329,7 @@ class Gate:
         """Drop a wish for a retry that was done; nothing else may be deleted."""
         if stream != dead_stream(self._board):
             raise caller.denied(f"delete messages of {stream!r}")
-        sequence = _Wanted.read({"seq": (body or {}).get("seq")}).seq
+        sequence = Wanted.read({"seq": (body or {}).get("seq")}).seq
         message = await self._connection.leader_at_sequence(stream, sequence)
         own = retry_subject(self._board, caller.agent, "*")
         if message is None or not subject_matches(own, message.subject):
@@ -335,62 +340,6 @@ class Gate:
 
 def _read_of(caller: Caller, verb: str, message: Message) -> Served:
     return Served(agent=caller.agent, verb=verb, what=message.subject, revision=message.sequence)
-
-
-def _checked(subject: str) -> str:
-    """Return what can be a part of a subject.
-
-    Raises:
-        InvalidError: It cannot.
-    """
-    if not SUBJECT.match(subject):
-        raise InvalidError(f"no subject: {subject[:64]!r}, of {len(subject)} characters")
-    return subject
-
-
-class _Wanted(msgspec.Struct, frozen=True):
-    """Which message is asked for."""
-
-    seq: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
-    last_by_subj: str | None = None
-    next_by_subj: str | None = None
-    multi_last: tuple[str, ...] = ()
-    up_to_time: datetime | None = None
-    batch: int = 0
-
-    @classmethod
-    def read(cls, body: Body) -> "_Wanted":
-        """Read a request's body.
-
-        Raises:
-            InvalidError: It asks for something else.
-        """
-        try:
-            wanted = read(_read_wanted, msgspec.json.encode(body or {}))
-        except OverflowError as error:
-            raise InvalidError("a number of more than 64 bits") from error
-        for subject in (wanted.last_by_subj, wanted.next_by_subj, *wanted.multi_last):
-            if subject is not None:
-                _checked(subject)
-        return wanted
-
-
-_read_wanted = msgspec.json.Decoder(_Wanted)
-
-
-class _Names(msgspec.Struct):
-    total: int
-    streams: tuple[str, ...]
-
-
-class _Error(msgspec.Struct):
-    code: int
-    err_code: int
-    description: str
-
-
-class _Refusal(msgspec.Struct):
-    error: _Error
 
 
 def _is_own(rights: Rights, subject: str) -> bool:
@@ -424,44 +373,3 @@ def _others(rights: Rights, subject: str) -> DeniedError:
         f"agent {rights.agent!r} may not read this memory of topic {topic!r} on board "
         f"{rights.board!r}: it may read those about {', '.join(users[:5])} only"
     )
-
-
-def _without_secrets(answer: bytes) -> bytes:
-    """A stream's state without the counts of others' subjects and consumers."""
-    info = msgspec.json.decode(answer)
-    kept = ("messages", "bytes", "first_seq", "last_seq", "subjects")
-    state = info.get("state", {})
-    info["state"] = {name: state[name] for name in kept if name in state}
-    return msgspec.json.encode(info)
-
-
-def _served(message: Message) -> ServedMessage:
-    return ServedMessage(
-        message.subject, message.sequence, message.stored, dict(message.headers), message.data
-    )
-
-
-def _stored(message: Message) -> dict[str, Any]:
-    added = ("Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp")
-    lines = [f"{name}: {value}" for name, value in message.headers.items() if name not in added]
-    block = "\r\n".join(["NATS/1.0", *lines, "", ""]) if lines else ""
-    return {
-        "subject": message.subject,
-        "seq": message.sequence,
-        "time": message.stored,
-        "hdrs": block.encode(),
-        "data": message.data,
-    }
-
-
-def _fitting(messages: Sequence[Message]) -> None:
-    """Refuse what is too much for one answer: less would be taken for everything.
-
-    Raises:
-        InvalidError: It is.
-    """
-    size = sum(len(one.data) + 512 for one in messages)
-    if size > SERVED_BYTES:
-        raise InvalidError(
-            f"{len(messages)} messages of {size} bytes do not fit into one answer; ask for less"
-        )
