@@ -13,6 +13,7 @@ from blackboard.access.rights import Grant, Rights
 from blackboard.codec import decode_record
 from blackboard.errors import DeniedError, InvalidError, RetryableError, UnavailableError
 from blackboard.jetstream import Connection, Message, NoStreamError, Start, follow
+from blackboard.messages import Memory
 from blackboard.subjects import ONCE, check_name
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,23 @@ class Roster:
                 f"the access policy in force has no agent {agent!r} on board {self._board!r}"
             )
         return found
+
+    def reaches(self, tombstone: Memory, access: str) -> bool:
+        """Whether a tombstone takes away what lies under a label: its author may write there.
+
+        Shared state is one memory over all labels, and not everybody who may write a topic under
+        one of them may under the others.
+
+        Raises:
+            UnavailableError: The policy was not read yet.
+        """
+        if not self.enforced or access == tombstone.access:
+            return True
+        try:
+            rights = self.rights(tombstone.agent)
+        except DeniedError:
+            return False  # it is gone from the policy, and has no say any more
+        return rights is None or rights.may_write(access, tombstone.topic)
 
     def grants(self, _board: str, agent: str) -> tuple[Grant, ...] | None:
         """What an agent may read, for the index; None when all of it. Raises as `rights` does."""

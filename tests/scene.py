@@ -26,6 +26,7 @@ PEOPLE = (
     agent("alice", read=[PUBLIC, SECRETS, PRIVATE], write=[PUBLIC, SECRETS, PRIVATE],
           handlers=["work"]),
     agent("mallory", read=[PUBLIC], write=[NOTES], handlers=["own"]),
+    agent("bella", read=[Grant("pii", "notes.>")], write=[Grant("pii", "notes.>")]),
     agent("ursula", read=[Grant("pii", "cases.>", "customer-42")]),
     agent("alice", board="other", read=[PUBLIC], write=[PUBLIC], handlers=["work", "own"]),
     agent("mallory", board="other", read=[PUBLIC], write=[PUBLIC, NOTES], handlers=["own"]),

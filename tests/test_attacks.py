@@ -297,3 +297,22 @@ async def test_listening_where_others_are_answered_or_told(scene: Scene) -> None
         await scene.thief.client.subscribe(subject)  # pyright: ignore[reportUnknownMemberType]
         await scene.thief.flush()
         assert len(scene.thief.refused) > before, subject
+
+
+async def test_a_tombstone_takes_nothing_from_labels_that_its_writer_may_not_write(
+    scene: Scene,
+) -> None:
+    async with scene.broker.board("bella") as bella:
+        kept = await bella.put("notes.plan", "kept", key="main", access="pii")
+        mine = own("notes.plan", "main")
+        first = await scene.thief.ask(PREFIX + mine, note("mine"), headers=named("mallory"))
+        assert first is not None
+        gone = named("mallory", {"Bb-Gone": "forgotten"})
+        assert await scene.thief.ask(PREFIX + mine, b"", headers=gone) is not None
+        sequence = json.loads(first.data)["seq"]
+
+        async def is_deleted() -> bool:
+            return await scene.operator.leader_at_sequence("MEM_main", sequence) is None
+
+        await wait_until(is_deleted, "the steward deleted what lies behind the tombstone", 20)
+        assert (await bella.get(kept)).content == "kept"

@@ -27,7 +27,9 @@ AGAIN_S = 10.0
 """How soon a board that is closed is looked at again."""
 
 
-async def keep_rights(connection: Connection, board: str, settings: Settings) -> None:
+async def keep_rights(
+    connection: Connection, board: str, settings: Settings, roster: Roster
+) -> None:
     """Serve a board's agents within their rights, and keep its ledger, until cancelled.
 
     While the broker can be made to store forgeries, or it cannot be tried, nobody is served.
@@ -45,8 +47,6 @@ async def keep_rights(connection: Connection, board: str, settings: Settings) ->
         with anyio.move_on_after(AGAIN_S):
             await _serve(connection, board, _closed(unsafe))
     logger.info("board %s stores no forgeries; its agents are served", board)
-    roster = Roster(connection, board)
-
     ledger = _ledger(connection, board, settings, roster)
     gate = Gate(connection, board, roster, ledger)
     async with anyio.create_task_group() as group:

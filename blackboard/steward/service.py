@@ -19,6 +19,7 @@ from blackboard.jetstream import Connection
 from blackboard.jetstream.system import System
 from blackboard.ledger import load_key
 from blackboard.receipts import Signer
+from blackboard.roster import Roster
 from blackboard.service import ALL, RETRY_S, keep_boards, take_desk
 from blackboard.settings import Settings
 from blackboard.steward.arrivals import Arrivals
@@ -59,11 +60,14 @@ async def serve(
 
     async def keep(board: str) -> None:
         async with take_desk(connection, settings, board, AGENT) as desk:
-            tombstones = Tombstones(desk.log, desk.journal, grace=grace, now=clock.now)
+            roster = Roster(connection, board)
+            tombstones = Tombstones(
+                desk.log, desk.journal, grace=grace, now=clock.now, reaches=roster.reaches
+            )
             chunks = Chunks(desk.log, desk.journal, age=chunk_age, now=clock.now)
             async with anyio.create_task_group() as group:
                 if connection.identity is not None:
-                    group.start_soon(keep_rights, connection, board, settings)
+                    group.start_soon(keep_rights, connection, board, settings, roster)
                 arrivals = Arrivals(desk, tombstones)
                 orders = Orders(
                     desk,

@@ -62,6 +62,7 @@ class Tombstones:
         grace: How long what lies behind a `retired` tombstone is kept; less than 90 days, after
             which the tombstone itself is gone.
         now: The time, to be held against the broker's stamps.
+        reaches: Whether a tombstone takes away what lies under a label.
 
     Attributes:
         deleted: Revisions deleted so far.
@@ -73,9 +74,16 @@ class Tombstones:
     """
 
     def __init__(
-        self, log: Log, journal: Journal, *, grace: timedelta, now: Callable[[], datetime]
+        self,
+        log: Log,
+        journal: Journal,
+        *,
+        grace: timedelta,
+        now: Callable[[], datetime],
+        reaches: Callable[[Memory, str], bool] = lambda _tombstone, _access: True,
     ) -> None:
         check_grace(grace)
+        self._reaches = reaches
         self._log = log
         self._journal = journal
         self._grace = grace
@@ -196,6 +204,8 @@ class Tombstones:
                 return
             sequence = message.sequence
             if "Bb-Gone" in message.headers and not message.data:
+                continue
+            if not self._reaches(tombstone, message.subject.split(".")[2]):
                 continue
             if await delete(
                 self._log,
