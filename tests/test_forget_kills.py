@@ -67,14 +67,14 @@ async def ordered(board: Blackboard) -> str:
 
 
 async def completed(board: Blackboard, order: str) -> Receipt:
-    async def is_complete() -> bool:
+    async def is_done() -> bool:
         try:
             receipt = await board.receipt(order)
         except BlackboardError:
             return False
-        return receipt is not None and receipt.state == "complete"
+        return receipt is not None and receipt.removed is not None
 
-    await wait_until(is_complete, "the receipt is complete", 40)
+    await wait_until(is_done, "all of it is removed", 40)
     receipt = await board.receipt(order)
     assert receipt is not None
     return receipt
@@ -97,7 +97,14 @@ async def check(board: Blackboard, server: Server, order: str, refs: list[Ref]) 
         return await board.log.reads.last(subject) is None
 
     await wait_until(erased, "the order, which names what was forgotten, is erased too")
-    assert files_with(server.directory, SECRET) == []
+    left = files_with(server.directory, SECRET)
+    if receipt.state == "pending":
+        # A broker that dies in the middle of deleting one message may leave its bytes, and a
+        # receipt may not say then that they are gone.
+        assert "the broker died" in receipt.waits_for[0]
+        return
+    assert receipt.state == "complete"
+    assert left == []
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -58,7 +58,7 @@ class Arrivals:
     def __init__(self, desk: Desk, tombstones: Tombstones) -> None:
         self._log = desk.log
         self._tombstones = tombstones
-        self._burial = Burial(desk.log, desk.journal)
+        self._burial = Burial(desk.log, desk.journal, tombstones.unsure)
         self._subject = claim_subject(desk.log.board, FORGET, desk.log.agent, "p-arrivals")
         self._recent: deque[tuple[Memory, Gist]] = deque(maxlen=BATCH)
         self._buried: dict[Ref, None] = {}

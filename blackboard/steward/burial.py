@@ -14,7 +14,7 @@ from blackboard.journal import Journal
 from blackboard.lineage import gist_of
 from blackboard.log import Log
 from blackboard.messages import Blob, Memory
-from blackboard.steward.deletion import delete
+from blackboard.steward.deletion import Unsure, delete
 from blackboard.subjects import (
     ONCE,
     SHARED,
@@ -63,9 +63,11 @@ class Burial:
     Args:
         log: The board, and the name that this is done under.
         journal: Notes it.
+        unsure: Learns of what may be deleted and not overwritten.
     """
 
-    def __init__(self, log: Log, journal: Journal) -> None:
+    def __init__(self, log: Log, journal: Journal, unsure: Unsure) -> None:
+        self.unsure = unsure
         self._log = log
         self._journal = journal
 
@@ -177,7 +179,9 @@ class Burial:
             UnavailableError: The broker does not answer; again later.
         """
         for sequence in sorted(sequences):
-            await delete(self._log, self._journal, stream, sequence, what, erase=True)
+            await delete(
+                self._log, self._journal, stream, sequence, what, erase=True, unsure=self.unsure
+            )
 
     async def named_by_others(
         self, blobs: set[tuple[str, str, str]], buried: Iterable[Ref]

@@ -1,12 +1,23 @@
 """Deleting one message, with the audit event that says so."""
 
-from blackboard.errors import BlackboardError
+from blackboard.errors import BlackboardError, UnavailableError
 from blackboard.journal import Journal
 from blackboard.log import Log
 
+Unsure = set[tuple[str, int]]
+"""Messages, by stream and sequence, of which nobody can say whether they were overwritten: a broker
+that is killed may have deleted one and not come to its bytes, and does not find it any more."""
+
 
 async def delete(
-    log: Log, journal: Journal, stream: str, sequence: int, what: str, *, erase: bool
+    log: Log,
+    journal: Journal,
+    stream: str,
+    sequence: int,
+    what: str,
+    *,
+    erase: bool,
+    unsure: Unsure | None = None,
 ) -> bool:
     """Delete a message and note it; False when it was gone already.
 
@@ -17,6 +28,7 @@ async def delete(
         sequence: Its sequence.
         what: The reference, or the chunk's subject, for the audit.
         erase: As for `Connection.delete`.
+        unsure: Learns of what may be deleted and not overwritten.
 
     Raises:
         BrokerError: The broker refused.
@@ -27,7 +39,11 @@ async def delete(
     except BlackboardError as error:
         # An answer that was lost may have been a yes, and the next try will not find the message.
         journal.audit("delete", what, revision=sequence, outcome=type(error).__name__)
+        if unsure is not None and isinstance(error, UnavailableError):
+            unsure.add((stream, sequence))
         raise
     if deleted:
+        if unsure is not None:
+            unsure.discard((stream, sequence))
         journal.audit("delete", what, revision=sequence)
     return deleted

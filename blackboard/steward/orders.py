@@ -26,7 +26,8 @@ from blackboard.steward.arrivals import Arrivals
 from blackboard.steward.burial import Burial, Grave
 from blackboard.steward.replicas import Replicas
 from blackboard.steward.stores import Stores
-from blackboard.subjects import FORGET, Ref, blob_stream, order_subject
+from blackboard.steward.tombstones import Tombstones
+from blackboard.subjects import FORGET, blob_stream, order_subject
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Orders:
 
     Args:
         desk: The steward's place.
-        gone: The newest `forgotten` tombstone of each memory that has one; learns of more.
+        tombstones: Know what was forgotten, and learn of more.
         arrivals: See to what comes while an order is worked off.
         replicas: Know whether servers still hold in their logs what was deleted.
         signer: Gives what vouches for receipts; None leaves them unsigned.
@@ -52,16 +53,16 @@ class Orders:
     def __init__(
         self,
         desk: Desk,
-        gone: dict[Ref, int],
+        tombstones: Tombstones,
         arrivals: Arrivals,
         replicas: Replicas,
         signer: Callable[[], Signer | None],
     ) -> None:
         self._log = desk.log
-        self._gone = gone
+        self._gone = tombstones.forgotten
         self._arrivals = arrivals
         self._signer = signer
-        self._burial = Burial(desk.log, desk.journal)
+        self._burial = Burial(desk.log, desk.journal, tombstones.unsure)
         self._stores = Stores(desk.log, desk.journal, self._burial, replicas)
         self._orders: dict[str, tuple[Order, int]] = {}
         self._open: set[str] = set()

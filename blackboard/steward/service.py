@@ -71,7 +71,7 @@ async def serve(
                 arrivals = Arrivals(desk, tombstones)
                 orders = Orders(
                     desk,
-                    tombstones.forgotten,
+                    tombstones,
                     arrivals,
                     Replicas(settings.monitors),
                     partial(_signer, settings),

@@ -39,6 +39,11 @@ from blackboard.subjects import (
 )
 from blackboard.telemetry import MESSAGE_ID, RECORD_ID
 
+UNSURE = "perhaps not overwritten"
+MAYBE = (
+    "the broker died while it deleted these, and may not have come to their bytes; look with "
+    "`blackboard forget verify --files`: they go when the broker writes that file anew"
+)
 OVERWRITTEN = "deleted and overwritten on the one server that holds it"
 
 
@@ -70,12 +75,21 @@ class Stores:
         await self._find(account, dead_stream(board), ">", "letters", _of_letter)
         await self._clear_spans(account)
         for (stream, what), sequences in sorted(account.removed.items()):
-            if what != "spans":
+            if what not in ("spans", UNSURE):
                 await self._burial.erase(
                     stream, sequences, f"{what} of order {account.receipt.order}"
                 )
+        await self._note_unsure(account)
         if account.projected:
             await self._project_anew()
+
+    async def _note_unsure(self, account: Account) -> None:
+        """Write down what the broker may have deleted without overwriting it, when it died."""
+        for stream in {name for name, _ in self._burial.unsure}:
+            here = {sequence for name, sequence in self._burial.unsure if name == stream}
+            for (name, what), removed in list(account.removed.items()):
+                if name == stream and what != UNSURE and here & removed:
+                    await account.note(stream, UNSURE, here & removed)
 
     async def _find(
         self,
@@ -197,8 +211,8 @@ class Stores:
 
     async def _judged(self, store: Store, removed: datetime) -> Store:
         info = await self._log.connection.stream(store.name)
-        clean, how = True, OVERWRITTEN
-        if info is not None and int(info.config.get("num_replicas", 1)) > 1:
+        clean, how = store.what != UNSURE, OVERWRITTEN if store.what != UNSURE else MAYBE
+        if clean and info is not None and int(info.config.get("num_replicas", 1)) > 1:
             clean, how = self._replicas.verdict(info, removed)
         return msgspec.structs.replace(store, clean=clean, how=how)
 

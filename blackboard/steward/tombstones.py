@@ -24,7 +24,7 @@ from blackboard.jetstream import Follower, Message, Start, follow
 from blackboard.journal import Journal
 from blackboard.log import Log
 from blackboard.messages import Memory
-from blackboard.steward.deletion import delete
+from blackboard.steward.deletion import Unsure, delete
 from blackboard.subjects import Ref, reference_filter
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Tombstones:
         deleted: Revisions deleted so far.
         forgotten: The newest `forgotten` tombstone of each memory that has one.
         caught_up: Set when all that lay there was seen.
+        unsure: What a broker that died may have deleted and not overwritten.
 
     Raises:
         SettingsError: `grace` cannot be used.
@@ -93,6 +94,7 @@ class Tombstones:
         self._waiting: list[tuple[datetime, int]] = []
         self.deleted = 0
         self.forgotten: dict[Ref, int] = {}
+        self.unsure: Unsure = set()
         self.caught_up = anyio.Event()
         self._news = anyio.Event()
 
@@ -216,6 +218,7 @@ class Tombstones:
                 # Whatever the tombstone: a copy under another label may be forgotten later, when
                 # nobody could find these bytes any more.
                 erase=True,
+                unsure=self.unsure,
             ):
                 self.deleted += 1
 
