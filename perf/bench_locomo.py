@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import anyio
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from blackboard.messages import Memory
 from blackboard.recall.edge import EdgeIndex
@@ -244,7 +245,7 @@ def only(*names: str) -> Callable[[Parts], Parts]:
 
 def without_session(parts: Parts) -> Parts:
     return {
-        name: [msgspec.structs.replace(each, session=None) for each in candidates]
+        name: [Scored(replace(each.candidate, session=None), each.score) for each in candidates]
         for name, candidates in parts.items()
     }
 
