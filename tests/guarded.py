@@ -25,7 +25,7 @@ from blackboard.access import Policy
 from blackboard.access.broker import configuration
 from blackboard.access.identity import PREFIX, Identity
 from blackboard.access.keys import Keyring
-from blackboard.access.rights import Grant, Rights
+from blackboard.access.rights import Grant, Quota, Rights
 from blackboard.cli.policies import enrol_at
 from blackboard.jetstream import Connection
 from blackboard.session import open_session
@@ -44,10 +44,16 @@ def agent(
     write: Sequence[Grant] = (),
     handlers: Sequence[str] = (),
     board: str = "main",
+    quota: Quota | None = None,
 ) -> Rights:
     """Rights of one agent, for `Guarded`."""
     return Rights(
-        board=board, agent=name, read=tuple(read), write=tuple(write), handlers=tuple(handlers)
+        board=board,
+        agent=name,
+        read=tuple(read),
+        write=tuple(write),
+        handlers=tuple(handlers),
+        quota=quota or Quota(),
     )
 
 
@@ -317,4 +323,8 @@ def policy_of(people: Iterable[Rights]) -> str:
         lines.append(f'roles = ["{name}"]')
         lines += [f"handlers = {json.dumps(one.handlers)}"] if one.handlers else []
         lines += [f"users = {json.dumps(users)}"] if users else []
+        limits = msgspec.to_builtins(one.quota)
+        if limits:
+            inside = ", ".join(f"{key} = {value}" for key, value in limits.items())
+            lines.append(f"limits = {{ {inside} }}")
     return "\n".join(lines)

@@ -32,12 +32,13 @@ from blackboard.errors import (
     DeniedError,
     InvalidError,
     RetryableError,
+    TooLargeError,
     UnavailableError,
 )
 from blackboard.jetstream.api import to_message
 from blackboard.jetstream.connection import Connection
 from blackboard.jetstream.errors import NoStreamError
-from blackboard.jetstream.message import Message, rfc3339
+from blackboard.jetstream.message import Message, Outgoing, rfc3339
 from blackboard.jetstream.service import refusal
 from blackboard.records import ApiRequest, ServedMessages
 from blackboard.subjects import SHARED, service_subject
@@ -149,6 +150,36 @@ class Restricted(Connection):
             return
         if not rights.may_write(access, topic):
             (await self._anew()).check_write(access, topic)
+
+    async def publish(self, message: Outgoing, *, expected: int | None = None) -> int:
+        """Store one message; see `Connection.publish`.
+
+        Raises:
+            TooLargeError: It is above what this agent may send.
+        """
+        self._check_size(message)
+        return await super().publish(message, expected=expected)
+
+    async def publish_batch(self, messages: Sequence[Outgoing]) -> int:
+        """Store messages, all or none; see `Connection.publish_batch`.
+
+        Raises:
+            TooLargeError: One of them is above what this agent may send.
+        """
+        for message in messages:
+            self._check_size(message)
+        return await super().publish_batch(messages)
+
+    def _check_size(self, message: Outgoing) -> None:
+        limit = None if self._rights is None else self._rights.quota.message_bytes
+        if limit is None:
+            return
+        size = len(message.data) + sum(len(k) + len(v) + 4 for k, v in message.headers.items())
+        if size > limit:
+            raise TooLargeError(
+                f"a message of {size} bytes; agent {self.agent!r} may send {limit}: put less, or "
+                "have message_bytes raised in the access policy"
+            )
 
     async def check_read(self, subject: str) -> None:
         """Refuse to read a filter of which nothing may be read.
