@@ -5,7 +5,7 @@
 
 import base64
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from blackboard import Blackboard, Memory, Ref
 from blackboard.access.identity import PREFIX
-from blackboard.access.rights import Grant
+from blackboard.access.rights import Grant, Rights
 from blackboard.jetstream import Connection, Message
 from tests.guarded import Guarded, Raw, agent
 
@@ -66,9 +66,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def guarded(directory: Path) -> AsyncGenerator[Guarded]:
+async def guarded(directory: Path, people: Sequence[Rights] = PEOPLE) -> AsyncGenerator[Guarded]:
     """A broker with credentials and a steward that serves."""
-    broker = Guarded(directory, PEOPLE)
+    broker = Guarded(directory, people)
     try:
         broker.start()
         await broker.lay()

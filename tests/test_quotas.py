@@ -12,6 +12,7 @@ from blackboard.access.identity import PREFIX
 from blackboard.access.rights import Grant, Quota
 from blackboard.errors import TooLargeError
 from tests.guarded import Guarded, agent
+from tests.scene import guarded
 from tests.waiting import wait_until
 
 NOTES = Grant("shared", "notes.>")
@@ -25,16 +26,8 @@ PEOPLE = (
 
 @pytest.fixture
 async def broker(tmp_path: Path) -> AsyncGenerator[Guarded]:
-    guarded = Guarded(tmp_path / "guarded", PEOPLE)
-    try:
-        guarded.start()
-        await guarded.lay()
-        guarded.start_steward()
-        await guarded.serving()
-        yield guarded
-    finally:
-        guarded.end_stewards()
-        guarded.kill()
+    async with guarded(tmp_path / "guarded", PEOPLE) as broker:
+        yield broker
 
 
 class Visitor:

@@ -12,6 +12,7 @@ from blackboard.access.rights import Grant, Rights
 from blackboard.errors import DeniedError, UnavailableError
 from blackboard.jetstream import ConsumerInfo, Durable
 from tests.guarded import Guarded, agent
+from tests.scene import guarded
 from tests.waiting import wait_until
 
 OPEN, SECRET, PRIVATE = (
@@ -29,16 +30,8 @@ def reader(*grants: Grant, handlers: tuple[str, ...] = ("collect",)) -> Rights:
 
 @pytest.fixture
 async def broker(tmp_path: Path) -> AsyncGenerator[Guarded]:
-    guarded = Guarded(tmp_path / "guarded", [WRITER, reader(*EVERYTHING)])
-    try:
-        guarded.start()
-        await guarded.lay()
-        guarded.start_steward()
-        await guarded.serving()
-        yield guarded
-    finally:
-        guarded.end_stewards()
-        guarded.kill()
+    async with guarded(tmp_path / "guarded", [WRITER, reader(*EVERYTHING)]) as broker:
+        yield broker
 
 
 @pytest.fixture
