@@ -21,7 +21,7 @@ from blackboard.cli.policies import enrol_local
 from blackboard.errors import DeniedError, SettingsError, UnavailableError
 from blackboard.jetstream import Connection
 from blackboard.local import Endpoint, join
-from blackboard.local.broker import configuration
+from blackboard.local.broker import PROGRAM, configuration
 from blackboard.local.directory import Directory
 from blackboard.local.security import take_policy, write_policy
 from tests.commands import Done, finished, start
@@ -166,7 +166,10 @@ async def test_a_broken_policy_leaves_the_old_one_in_force(data_dir: Path):
             pass
 
         assert "access.toml:13: boards.main.agents.carol.roles is empty" in log.read_text()
-        assert before == after
+        assert before is not None
+        assert after is not None
+        # Its services may still be starting; the broker is the same, under the same policy.
+        assert (before.access, before.pids[PROGRAM]) == (after.access, after.pids[PROGRAM])
 
 
 async def test_a_policy_is_taken_while_the_stack_runs_and_after_the_broker_was_killed(
