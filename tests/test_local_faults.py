@@ -19,6 +19,7 @@ import pytest
 from nats.js import JetStreamContext
 
 from blackboard.errors import UnavailableError
+from blackboard.jetstream.dial import close
 from blackboard.local import Endpoint, child as children, join, read_endpoint
 from blackboard.local.broker import find_program
 from blackboard.local.directory import Directory
@@ -66,7 +67,7 @@ async def test_a_killed_broker_is_back_within_a_second_on_its_port(data_dir: Pat
             took.append(time.monotonic() - begun)
             info = await stream.stream_info("S")
             assert info.state.messages == round_ + 1
-        await client.close()
+        await close(client)
         again = read_endpoint(data_dir)
 
         assert statistics.median(took) < 1.0  # one slow moment of a busy machine is forgiven

@@ -11,6 +11,7 @@ from nats.aio.client import Client
 from blackboard.access.identity import PREFIX
 from blackboard.access.rights import Grant, Quota
 from blackboard.errors import TooLargeError
+from blackboard.jetstream.dial import close
 from tests.guarded import Guarded, agent
 from tests.scene import guarded
 from tests.waiting import wait_until
@@ -53,7 +54,7 @@ class Visitor:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.client.close()
+        await close(self.client)
 
     async def _lost(self) -> None:
         self.losses += 1

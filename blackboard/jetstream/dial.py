@@ -1,5 +1,6 @@
 """How a connection begins and ends: which failure is the settings', and which the broker's."""
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -125,9 +126,18 @@ def _is_refusal(error: Exception) -> bool:
 
 
 async def close(client: Client) -> None:
-    """Close, whatever state the connection is in."""
-    try:
-        await client.close()
-    except (nats.errors.Error, OSError):
-        # The broker went first, with something of ours still on the way to it.
-        logger.debug("connection.close", exc_info=True)
+    """Close, whatever state the connection is in; afterwards nothing of it reconnects."""
+    while True:
+        try:
+            await client.close()
+        except (nats.errors.Error, OSError):
+            # The broker went first, with something of ours still on the way to it.
+            logger.debug("connection.close", exc_info=True)
+        # A cancellation that meets the end of an attempt to connect is lost (asyncio.wait_for up
+        # to Python 3.11): once in fifty closes of a lost connection the client went on, for ever.
+        reconnecting: asyncio.Task[None] | None = vars(client).get("_reconnection_task")
+        while reconnecting is not None and not reconnecting.done():
+            reconnecting.cancel()
+            await asyncio.wait([reconnecting], timeout=0.1)
+        if client.is_closed:
+            return
