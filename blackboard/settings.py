@@ -91,6 +91,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "set BLACKBOARD_TOKEN_FILE to a file this user may read"
             ) from error
 
+    def passed_on(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a child process that shall find the same board, by the same way in.
+
+        Args:
+            environ: What else it inherits; what is set there of these settings does not count.
+        """
+        here = {
+            "BLACKBOARD_BOARD": self.board,
+            "BLACKBOARD_DATA": str(self.data_dir),
+            "BLACKBOARD_URL": self.url,
+            "BLACKBOARD_TOKEN_FILE": self.token_file and str(self.token_file),
+            "BLACKBOARD_CREDENTIALS": self.credentials and str(self.credentials),
+        }
+        others = {name: value for name, value in environ.items() if name not in here}
+        return others | {name: value for name, value in here.items() if value is not None}
+
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment.

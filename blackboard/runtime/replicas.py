@@ -49,70 +49,73 @@ async def run_file(
     command += ["--launch", uuid.uuid4().hex, "--parent", str(os.getpid())]
     command += [] if start is None else ["--start", start]
     command += [] if grace_s is None else ["--grace", str(grace_s)]
-    codes: list[int] = []
-    processes: list[Process] = []
-    told: list[signal.Signals] = []
+    environment = dict(os.environ)  # noqa: TID251 - handed on, not read
+    if settings is not None:
+        environment = settings.passed_on(environment)
+    pool = _Pool(command, environment, max(1, replicas))
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as relay:
+            relay.start_soon(pool.pass_on, signals)
+            await pool.run()
+            relay.cancel_scope.cancel()
+    return max((FAILED if code < 0 else code for code in pool.codes), default=FAILED)
 
-    async def mind(process: Process) -> None:
+
+class _Pool:
+    """The processes of one launch.
+
+    Attributes:
+        codes: With what they ended, in that order; negative is the signal that killed one.
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str], size: int) -> None:
+        self.codes: list[int] = []
+        self._command = command
+        self._environment = environment
+        self._size = size
+        self._processes: list[Process] = []
+        self._told = False
+
+    async def run(self) -> None:
+        """Start them all, and wait until the last has ended."""
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(self._size):
+                    group.start_soon(self._mind, await self._start())
+        finally:
+            self._terminate()
+
+    async def pass_on(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """Pass on what this process is told, for as long as it listens."""
+        async for number in signals:
+            logger.info("replicas.signal", extra={"signal": number.name})
+            self._told = True
+            self._terminate()
+
+    async def _start(self) -> Process:
+        process = await anyio.open_process(
+            self._command,
+            stdin=None,
+            stdout=None,
+            stderr=None,
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C comes from us, and so only once
+        )
+        self._processes.append(process)
+        if self._told:
+            process.terminate()  # it came too late to be told with the others
+        return process
+
+    async def _mind(self, process: Process) -> None:
         code = await process.wait()
-        if told and code == -signal.SIGTERM:
+        if self._told and code == -signal.SIGTERM:
             code = CLEAN  # before it had begun
-        codes.append(code)
-        if code < 0 and len(codes) < replicas:
+        self.codes.append(code)
+        if code < 0 and len(self.codes) < self._size:
             # It could not say so itself, and those that are left look like all of them.
             logger.warning("replicas.killed", extra={"pid": process.pid, "signal": -code})
 
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        try:
-            async with anyio.create_task_group() as relay:
-                relay.start_soon(_pass_on, signals, processes, told)
-                async with anyio.create_task_group() as group:
-                    for _ in range(max(1, replicas)):
-                        # A session of its own: Ctrl-C comes from us, and so only once.
-                        process = await anyio.open_process(
-                            command,
-                            stdin=None,
-                            stdout=None,
-                            stderr=None,
-                            env=_environment(settings),
-                            start_new_session=True,
-                        )
-                        processes.append(process)
-                        group.start_soon(mind, process)
-                        if told:
-                            process.terminate()  # it came too late to be told with the others
-                relay.cancel_scope.cancel()
-        finally:
-            for process in processes:
-                if process.returncode is None:
-                    process.terminate()
-    return max((FAILED if code < 0 else code for code in codes), default=FAILED)
-
-
-async def _pass_on(
-    signals: AsyncIterator[signal.Signals],
-    processes: list[Process],
-    told: list[signal.Signals],
-) -> None:
-    async for number in signals:
-        logger.info("replicas.signal", extra={"signal": number.name})
-        told.append(number)
-        for process in processes:
+    def _terminate(self) -> None:
+        for process in self._processes:
             if process.returncode is None:
-                # To an early SIGINT, Python answers with a traceback.
-                process.send_signal(signal.SIGTERM)
-
-
-def _environment(settings: Settings | None) -> dict[str, str]:
-    environment = dict(os.environ)  # noqa: TID251 - handed on, not read
-    if settings is None:
-        return environment
-    environment["BLACKBOARD_BOARD"] = settings.board
-    environment["BLACKBOARD_DATA"] = str(settings.data_dir)
-    if settings.url is None:
-        environment.pop("BLACKBOARD_URL", None)
-    else:
-        environment["BLACKBOARD_URL"] = settings.url
-    if settings.token_file is not None:
-        environment["BLACKBOARD_TOKEN_FILE"] = str(settings.token_file)
-    return environment
+                process.terminate()  # to an early SIGINT, Python answers with a traceback
