@@ -105,9 +105,7 @@ class Connection(Api):
             token=token,
             identity=identity,
             name=name,
-            on_lost=connection.lost,
-            on_again=connection.reconnected,
-            on_denied=connection.denied,
+            owner=connection,
         )
         try:
             await connection.begin()

@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import nats.errors
@@ -20,6 +19,22 @@ DENIED = re.compile(r"permissions violation for (?:publish|subscription) to \"([
 """How the client words what the broker says of a subject, in lower case."""
 
 
+class Owner(Protocol):
+    """Who has a connection, and is told what becomes of it."""
+
+    def lost(self) -> None:
+        """The connection broke; the client tries to get it back."""
+        ...
+
+    def reconnected(self) -> None:
+        """It is back."""
+        ...
+
+    def denied(self, subject: str) -> None:
+        """The client may not publish to this subject, given in lower case."""
+        ...
+
+
 async def connect(
     client: Client,
     url: str,
@@ -28,9 +43,7 @@ async def connect(
     token: str | None,
     identity: Identity | None,
     name: str,
-    on_lost: Callable[[], None],
-    on_again: Callable[[], None],
-    on_denied: Callable[[str], None],
+    owner: Owner,
 ) -> None:
     """Connect, or say why not; afterwards the client reconnects by itself, for ever.
 
@@ -41,44 +54,20 @@ async def connect(
         token: The broker's token, if it wants one.
         identity: Whose credential this is, if the broker wants one.
         name: Shown in the broker's monitoring.
-        on_lost: Called when the connection breaks.
-        on_again: Called when it is back.
-        on_denied: Told the subject, in lower case, that this client may not publish to.
+        owner: Told when the connection breaks and comes back, and what it may not do.
 
     Raises:
         UnavailableError: No address answered within 5 s.
         SettingsError: The broker refused the token or credential, or the address is no address.
     """
-    refused = False
-    connecting = True
-    failures: list[Exception] = []
-
-    async def failed(error: Exception) -> None:
-        denied = DENIED.search(str(error))
-        if denied is not None:
-            on_denied(denied.group(1))
-            return
-        failures.append(error)
-        logger.debug("broker.error", extra={"error": str(error)})
-        if connecting and _is_refusal(error):
-            # Else the client would try for ever; and to cancel it here would leak its socket.
-            raise error
-
-    async def lost() -> None:
-        on_lost()
-
-    async def reconnected() -> None:
-        on_again()
-
+    attempt = _Attempt(owner)
     try:
         with anyio.move_on_after(CONNECT_S):
             await client.connect(
                 servers=[part.strip() for part in url.split(",")],
                 **_proof(token, identity),
+                **attempt.callbacks(),
                 name=name,
-                error_cb=failed,
-                disconnected_cb=lost,
-                reconnected_cb=reconnected,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=0.25,  # pyright: ignore[reportArgumentType] - seconds, any number
                 ping_interval=10,
@@ -87,20 +76,61 @@ async def connect(
             )
             return
     except (nats.errors.Error, ValueError, OSError) as error:
-        refused = _is_refusal(error)
-        if not refused:
+        if not _is_refusal(error):
             raise SettingsError(f"cannot use the broker's address {shown!r}: {error}") from error
+        await _give_up(client)
+        raise SettingsError(_refusal(shown, identity)) from error
+    except anyio.get_cancelled_exc_class():
+        await _give_up(client)
+        raise
     finally:
-        connecting = False
-    with anyio.move_on_after(1, shield=True):
-        await close(client)
-    if refused:
-        raise SettingsError(_refusal(shown, identity))
-    reason = f" ({failures[-1]})" if failures else ""
+        attempt.over = True
+    await _give_up(client)
+    reason = f" ({attempt.failures[-1]})" if attempt.failures else ""
     raise UnavailableError(
         f"no broker answers at {shown}{reason}; start one with `blackboard up`, "
         "or set BLACKBOARD_URL"
     )
+
+
+async def _give_up(client: Client) -> None:
+    with anyio.move_on_after(1, shield=True):
+        await close(client)
+
+
+class _Attempt:
+    """What the client says while it connects, and afterwards."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.over = False
+        self.failures: list[Exception] = []
+        self._owner = owner
+
+    def callbacks(self) -> dict[str, Any]:
+        return {
+            "error_cb": self._failed,
+            "disconnected_cb": self._lost,
+            "reconnected_cb": self._reconnected,
+        }
+
+    async def _failed(self, error: Exception) -> None:
+        denied = DENIED.search(str(error))
+        if denied is not None:
+            self._owner.denied(denied.group(1))
+            return
+        logger.debug("broker.error", extra={"error": str(error)})
+        if self.over:
+            return
+        self.failures.append(error)
+        if _is_refusal(error):
+            # Else the client would try for ever; and to cancel it here would leak its socket.
+            raise error
+
+    async def _lost(self) -> None:
+        self._owner.lost()
+
+    async def _reconnected(self) -> None:
+        self._owner.reconnected()
 
 
 def _proof(token: str | None, identity: Identity | None) -> dict[str, Any]:
