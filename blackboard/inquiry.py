@@ -5,7 +5,7 @@ other the agent's own, and that they agree is worth seeing.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -14,7 +14,7 @@ from blackboard.batches import each_audit_batch
 from blackboard.board import Blackboard
 from blackboard.jetstream import Start
 from blackboard.ledger.about import About, Revision, revisions
-from blackboard.ledger.history import Access, History, read_history
+from blackboard.ledger.history import Access, History, each_row, read_history
 from blackboard.ledger.streams import ledger_stream
 from blackboard.records import AuditBatch, AuditEvent
 
@@ -103,6 +103,41 @@ async def inquire(board: Blackboard, question: Question) -> Findings:
     elif question.limit is None or about.user is not None:
         found.rows = [_itself(event) for event in found.events]
     return found
+
+
+async def each_access(
+    board: Blackboard, about: About, revisions: list[Revision], take: Callable[[Access], None]
+) -> int:
+    """Give every access to memories to `take` as it is found, which is in no order.
+
+    For those of many memories, who may have been read by many: nothing of it is held here.
+
+    Args:
+        board: The board.
+        about: The memories.
+        revisions: Those of them that are on the board.
+        take: Gets each row.
+
+    Returns:
+        Events that agents could not write, of whatever memory.
+
+    Raises:
+        UnavailableError: The broker does not answer.
+    """
+    connection = board.session.connection
+    if await connection.stream(ledger_stream(board.name)) is not None:
+        await each_row(connection, board.name, History(about, revisions), take)
+    lost = 0
+
+    def journal(batch: AuditBatch) -> None:
+        nonlocal lost
+        lost += batch.dropped
+        for event in batch.events:
+            if about.selects(event.what, event.revision):
+                take(_itself(event))
+
+    await each_audit_batch(board, Start.all(), journal)
+    return lost
 
 
 async def _journals(board: Blackboard, question: Question, about: About, newest: "_Newest") -> None:

@@ -326,7 +326,8 @@ def read_audit(subject: str, body: bytes) -> AuditBatch:
     """
     batch = read(_audit_decoder, body)
     agent = subject.rsplit(".", 1)[-1]
-    own = tuple(event for event in batch.events if event.agent == agent)
+    # One without time zone is not of this library, and cannot be ordered among the others.
+    own = tuple(one for one in batch.events if one.agent == agent and one.at.tzinfo is not None)
     return AuditBatch(own, batch.dropped)
 
 

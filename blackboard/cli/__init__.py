@@ -155,6 +155,12 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "audit:audit",
             "Show who read what, and who took what back; prove it; report it.",
         ),
+        "report": Entry(
+            "report:report",
+            "Report everything the board holds about one person, and who read it.",
+            "    blackboard report customer-42 --out for-customer-42\n"
+            "    blackboard report customer-42 --json | jq .summary",
+        ),
         "trace": Entry(
             "history:trace",
             "Show a trace as a tree, with durations.",

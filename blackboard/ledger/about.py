@@ -1,7 +1,10 @@
 """What somebody asks the audit about: one memory, topics, or all memories of a data subject."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -10,6 +13,7 @@ from blackboard.access.patterns import meet
 from blackboard.codec import read
 from blackboard.errors import InvalidError
 from blackboard.jetstream import Connection, Message, Start, follow
+from blackboard.receipts import digest
 from blackboard.subjects import Address, Pattern, Ref, memory_stream, reference_filter
 
 
@@ -39,6 +43,11 @@ class About:
     user: str | None = None
 
     @property
+    def name(self) -> str | None:
+        """What stands for the data subject where its name must not stay; None without one."""
+        return None if self.user is None else f"user {digest(self.user)}"
+
+    @property
     def everything(self) -> bool:
         """Whether nothing is named."""
         return self.refs is None and self.pattern is None
@@ -50,7 +59,7 @@ class About:
             what: As it stands in an item.
             revision: That was read, if it is known.
         """
-        if self.everything:
+        if self.everything or (self.user is not None and what == self.name):
             return True
         if "/" in what:
             try:
@@ -69,29 +78,47 @@ class About:
             return False
         if self.pattern is not None and meet(what, self.pattern.text) is None:
             return False
-        return self.refs is None or any(asked.matches(ref.topic) for ref in self.refs)
+        return self.refs is None or any(map(asked.matches, _topics_of(self.refs)))
 
     def _ref(self, ref: Ref, revision: int | None) -> bool:
         if self.pattern is not None and not self.pattern.matches(ref.topic):
             return False
         if self.refs is None:
             return True
-        return any(
-            one.unpinned == ref and (one.revision is None or one.revision == revision)
-            for one in self.refs
-        )
+        return ref in self.refs or (revision is not None and ref.pinned(revision) in self.refs)
 
     def _filter(self, tokens: list[str], revision: int | None) -> bool:
         rest = tokens[4:]
         topics = ".".join(rest if rest[-1] == ">" else rest[:-1])
         if self.pattern is not None and meet(topics, self.pattern.text) is None:
             return False
-        return self.refs is None or any(
+        if self.refs is None:
+            return True
+        named = not {"*", ">"} & set(rest)
+        known = _named(self.refs).get(".".join(rest), []) if named else self.refs
+        return any(
             (ref.revision is None or revision is None or ref.revision == revision)
             and (ref.shared or tokens[3] in ("*", ref.agent))
             and Pattern(".".join(rest)).matches(f"{ref.topic}.{ref.id}")
-            for ref in self.refs
+            for ref in known
         )
+
+
+# References may be a hundred thousand, and so may be what is held against them.
+
+
+@lru_cache(maxsize=4)
+def _topics_of(refs: frozenset[Ref]) -> frozenset[str]:
+    return frozenset(ref.topic for ref in refs)
+
+
+@lru_cache(maxsize=4)
+def _named(refs: frozenset[Ref]) -> Mapping[str, list[Ref]]:
+    """References by topic and id."""
+    found: defaultdict[str, list[Ref]] = defaultdict(list)
+    for ref in refs:
+        found[f"{ref.topic}.{ref.id}"].append(ref)
+    return found
 
 
 def _tokens(what: str) -> list[str] | None:

@@ -6,7 +6,7 @@ which revisions lie in between.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -110,6 +110,7 @@ class History:
         default_factory=dict[tuple[str, str], _Consumer]
     )
     _ended: list[_Consumer] = field(default_factory=list[_Consumer])
+    _by_name: dict[str, list[Revision]] = field(default_factory=dict[str, list[Revision]])
 
     def take(self, record: Record) -> None:
         """Take the next record."""
@@ -119,18 +120,25 @@ class History:
             elif (row := _row(record, item)) is not None and self._wanted(item, row):
                 self.rows.append(row)
 
-    def finish(self) -> list[Access]:
-        """All rows, by time."""
+    def drain(self) -> list[Access]:
+        """The rows since the last drain."""
+        rows, self.rows = self.rows, []
+        return [self._dated(row) for row in rows]
+
+    def delivered(self) -> Iterable[Access]:
+        """Rows of what went out through consumers, when the last record was taken."""
         for consumer in (*self._ended, *self._open.values()):
             if self.agent in (None, consumer.follow.agent):
-                self.rows += self._delivered(consumer)
-        return sorted(map(self._dated, self.rows), key=lambda row: row.at)
+                yield from self._delivered(consumer)
 
     def _dated(self, row: Access) -> Access:
         """A direct get with the revision that was the newest at its time."""
         if row.act != "get" or row.revision is not None or self.revisions is None:
             return row
-        there = [one for one in self.revisions if str(one.ref) == row.what]
+        if not self._by_name:
+            for one in self.revisions:
+                self._by_name.setdefault(str(one.ref), []).append(one)
+        there = self._by_name.get(row.what, [])
         first = max((one.sequence for one in there if one.stored <= row.at), default=0)
         last = max((one.sequence for one in there if one.stored <= (row.last or row.at)), default=0)
         if not last:
@@ -304,7 +312,16 @@ def _readable(what: str) -> str:
 
 
 async def read_history(connection: Connection, board: str, history: History) -> list[Access]:
-    """The rows of a board's ledger.
+    """The rows of a board's ledger, by time; see `each_row`."""
+    rows: list[Access] = []
+    await each_row(connection, board, history, rows.append)
+    return sorted(rows, key=lambda row: row.at)
+
+
+async def each_row(
+    connection: Connection, board: str, history: History, take: Callable[[Access], None]
+) -> None:
+    """Give the rows of a board's ledger to `take` as they are found, which is in no order.
 
     What cannot be read as a record is left out; `verify` tells of it.
 
@@ -322,4 +339,7 @@ async def read_history(connection: Connection, board: str, history: History) -> 
             except InvalidError:
                 continue
             history.take(record)
-    return history.finish()
+            for row in history.drain():
+                take(row)
+    for row in history.delivered():
+        take(row)
