@@ -23,6 +23,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from blackboard.access.rights import Grant, Quota, Rights
+from blackboard.ledger.history import Access
 from blackboard.messages import Blob, Cost, Memory, Payload
 from blackboard.records import (
     ApiRequest,
@@ -39,6 +40,17 @@ from blackboard.records import (
     ServedMessages,
     SpanBatch,
     SpanRecord,
+)
+from blackboard.report.document import (
+    Forgotten,
+    Head,
+    Held,
+    Noted,
+    Proof,
+    Reader,
+    Report,
+    Revision,
+    Summary,
 )
 from blackboard.search import QueryAnswer, QueryRequest, RecallAnswer, RecallRequest
 from blackboard.subjects import Ref
@@ -139,12 +151,14 @@ TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "rights": Rights,
     "api-request": ApiRequest,
     "served-messages": ServedMessages,
+    "report": Report,
 }
-"""Every message, by the name of its schema."""
+"""Every message, and the one document, by the name of its schema."""
 
 _PARTS: Final = (
     *TYPES.values(),
     *(Blob, Cost, AuditEvent, SpanRecord, Grant, Quota, ServedMessage),
+    *(Access, Held, Revision, Noted, Forgotten, Reader, Summary, Proof),
 )
 
 
@@ -197,6 +211,8 @@ def _words(part: type[msgspec.Struct]) -> dict[str, str]:
                     pass
     # Payload's fields are told where readers look for them.
     told = inspect.getdoc(Memory if part is Payload else part) or ""
+    if part is Report:
+        told = f"{inspect.getdoc(Head)}\n{told}"
     return words | dict(re.findall(r"^ {4}(\w+): (.+)$", told, re.MULTILINE))
 
 

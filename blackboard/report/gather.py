@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from blackboard.board import Blackboard
 from blackboard.clock import now
-from blackboard.codec import encode_content, encode_record
+from blackboard.codec import Json, encode_content, encode_record
 from blackboard.envelope import is_expired
 from blackboard.errors import (
     DeniedError,
@@ -328,8 +329,8 @@ class _Gathering:
             )
         if self._kin.mixed:
             notes.append(
-                f"{len(self._kin.mixed)} memories are about other people as well, so that what they "
-                "say is withheld here where it may be theirs; who may see it reads it with "
+                f"{len(self._kin.mixed)} memories are about other people as well, so that what "
+                "they say is withheld here where it may be theirs; who may see it reads it with "
                 "`blackboard get REFERENCE@REVISION`."
             )
         state = any(ref.topic.split(".")[0] == STATE for ref in self._kin.own)
@@ -341,9 +342,9 @@ class _Gathering:
         return notes
 
 
-def _payload(memory: Memory, content: object) -> Payload:
+def _payload(memory: Memory, content: Json) -> Payload:
     """What the author said, with content from wherever it lies."""
-    fields = {name: getattr(memory, name) for name in Payload.__struct_fields__}
+    fields: dict[str, Any] = {name: getattr(memory, name) for name in Payload.__struct_fields__}
     return Payload(**{**fields, "content": content})
 
 

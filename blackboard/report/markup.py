@@ -1,7 +1,7 @@
 """Pieces of a page: everything that comes in is text and goes out escaped."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 
@@ -22,7 +22,8 @@ STYLE = """
 * { box-sizing: border-box }
 body { background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif;
   margin: 0 auto; max-width: 76rem; padding: 1.5rem clamp(1rem, 4vw, 3rem) 4rem }
-h1 { font-size: clamp(1.4rem, 4vw, 2rem); line-height: 1.2; margin: .5rem 0; overflow-wrap: anywhere }
+h1 { font-size: clamp(1.4rem, 4vw, 2rem); line-height: 1.2; margin: .5rem 0;
+  overflow-wrap: anywhere }
 h2 { border-bottom: 2px solid var(--line); font-size: 1.35rem; margin: 3rem 0 1rem;
   padding-bottom: .3rem }
 h3 { font-size: 1.08rem; margin: 0 0 .5rem; overflow-wrap: anywhere }
@@ -35,10 +36,12 @@ p { max-width: 48rem; overflow-wrap: anywhere }
 .note { background: var(--notebox); border-left: 4px solid var(--noteline); padding: .5rem .8rem }
 .note.good { background: var(--box); border-color: var(--good) }
 .note.bad { background: var(--badbox); border-color: var(--bad) }
-article { border: 1px solid var(--line); border-radius: .5rem; margin: 1rem 0; padding: 1rem 1.1rem;
+article { border: 1px solid var(--line); border-radius: .5rem; margin: 1rem 0;
+  padding: 1rem 1.1rem;
   content-visibility: auto; contain-intrinsic-size: auto 16rem }
-.badge { border: 1px solid var(--line); border-radius: 1rem; color: var(--faint); display: inline-block;
-  font-size: .78rem; font-weight: 400; margin-left: .4rem; padding: 0 .6rem; vertical-align: .1em }
+.badge { border: 1px solid var(--line); border-radius: 1rem; color: var(--faint);
+  display: inline-block; font-size: .78rem; font-weight: 400; margin-left: .4rem;
+  padding: 0 .6rem; vertical-align: .1em }
 .badge.there { border-color: var(--good); color: var(--good) }
 .badge.forgotten, .badge.retired, .badge.expired { border-color: var(--bad); color: var(--bad) }
 dl { display: grid; gap: .15rem 1rem; grid-template-columns: max-content minmax(0, 1fr);
@@ -104,6 +107,16 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
+def pairs(fields: Mapping[str, object]) -> str:
+    """Names and values in one line."""
+    return ", ".join(f"{name}: {value}" for name, value in fields.items())
+
+
+def joined(values: Iterable[object]) -> str:
+    """Values in one line."""
+    return ", ".join(map(str, values))
+
+
 def paragraph(said: str, kind: str = "") -> str:
     """A paragraph."""
     return f'<p class="{escape(kind)}">{safe(said)}</p>' if kind else f"<p>{safe(said)}</p>"
@@ -140,22 +153,22 @@ def facts(pairs: Mapping[str, object]) -> str:
 def table(
     caption: str,
     heads: Sequence[str],
-    rows: Sequence[tuple[Sequence[str], str]],
+    rows: Iterable[tuple[Sequence[str], str]],
     *,
     empty: str = "None.",
 ) -> str:
     """A table with a caption; `rows` are cells, and a class of the row."""
-    if not rows:
-        return f"<h3>{safe(caption)}</h3>{paragraph(empty)}"
     kinds = [_kind(head) for head in heads]
-    head = "".join(
-        f'<th scope="col"{kind}>{safe(one)}</th>' for one, kind in zip(heads, kinds, strict=True)
-    )
     body = "".join(
         f'<tr class="{escape(row_kind)}">'
         + "".join(f"<td{kind}>{safe(cell)}</td>" for cell, kind in zip(cells, kinds, strict=True))
         + "</tr>"
         for cells, row_kind in rows
+    )
+    if not body:
+        return f"<h3>{safe(caption)}</h3>{paragraph(empty)}"
+    head = "".join(
+        f'<th scope="col"{kind}>{safe(one)}</th>' for one, kind in zip(heads, kinds, strict=True)
     )
     return (
         # Focusable, so that a wide one can be scrolled by keyboard.

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blackboard.codec import encode_record
 from blackboard.errors import SettingsError
@@ -107,9 +107,14 @@ class Spool:
         rows = self._rows("SELECT body FROM access ORDER BY at, rowid LIMIT -1 OFFSET ?", skipped)
         return (body for (body,) in rows)
 
-    def others(self, part: str) -> Iterable[bytes]:
-        """What else was kept, as JSON, in order."""
-        rows = self._rows("SELECT body FROM other WHERE part = ? ORDER BY at, rowid", part)
+    def others(self, part: str, newest: int | None = None) -> Iterable[bytes]:
+        """What else was kept, as JSON, in order; only the newest so many."""
+        skipped = 0 if newest is None else max(0, self.count("other", part) - newest)
+        rows = self._rows(
+            "SELECT body FROM other WHERE part = ? ORDER BY at, rowid LIMIT -1 OFFSET ?",
+            part,
+            skipped,
+        )
         return (body for (body,) in rows)
 
     def readers(self) -> list[Reader]:
@@ -139,7 +144,7 @@ class Spool:
             query, values = f"SELECT count(*) FROM {table} WHERE part = ?", (part,)  # noqa: S608
         return next(iter(self._rows(query, *values)))[0]
 
-    def _rows(self, query: str, *values: object) -> Generator[tuple]:
+    def _rows(self, query: str, *values: object) -> Generator[tuple[Any, ...]]:
         with _errors():
             yield from self._database.execute(query, values)
 
