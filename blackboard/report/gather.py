@@ -329,9 +329,9 @@ class _Gathering:
             )
         if self._kin.mixed:
             notes.append(
-                f"{len(self._kin.mixed)} memories are about other people as well, so that what "
-                "they say is withheld here where it may be theirs; who may see it reads it with "
-                "`blackboard get REFERENCE@REVISION`."
+                f"{len(self._kin.mixed)} of the memories listed here are about other people as "
+                "well. What may be theirs is withheld; who is allowed to see it reads it with "
+                "“blackboard get REFERENCE@REVISION”."
             )
         state = any(ref.topic.split(".")[0] == STATE for ref in self._kin.own)
         if state:

@@ -49,13 +49,15 @@ dl { display: grid; gap: .15rem 1rem; grid-template-columns: max-content minmax(
 dt { color: var(--faint) } dd { margin: 0; overflow-wrap: anywhere }
 pre { background: var(--box); border-radius: .4rem; font: .9rem/1.45 ui-monospace, monospace;
   margin: .5rem 0; overflow-wrap: anywhere; padding: .7rem .8rem; white-space: pre-wrap }
-.wide { margin: 1.5rem 0; overflow-x: auto }
+.wide, .narrow { margin: 1.5rem 0; overflow-x: auto }
 table { border-collapse: collapse; min-width: 24rem; width: 100% }
 caption { font-weight: 600; padding-bottom: .4rem; text-align: left }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .7rem .35rem 0; text-align: left;
   vertical-align: top }
 th { color: var(--faint); font-weight: 600; white-space: nowrap }
-td { max-width: 26rem; overflow-wrap: anywhere; white-space: pre-line }
+td { overflow-wrap: break-word; white-space: pre-line }
+td.long { min-width: 15rem; max-width: 26rem; overflow-wrap: anywhere }
+.narrow table { min-width: 18rem; width: auto }
 .number { font-variant-numeric: tabular-nums; text-align: right }
 td.time { font-variant-numeric: tabular-nums; min-width: 6.5rem }
 tr.bad td { background: var(--badbox) }
@@ -147,7 +149,7 @@ def facts(pairs: Mapping[str, object]) -> str:
         for name, value in pairs.items()
         if value not in (None, "")
     )
-    return f"<dl>{rows}</dl>"
+    return f"<dl>{rows}</dl>" if rows else ""
 
 
 def table(
@@ -170,9 +172,12 @@ def table(
     head = "".join(
         f'<th scope="col"{kind}>{safe(one)}</th>' for one, kind in zip(heads, kinds, strict=True)
     )
-    return (
+    box = '<div class="narrow">'
+    if len(heads) > 2:
         # Focusable, so that a wide one can be scrolled by keyboard.
-        f'<div class="wide" tabindex="0" role="region" aria-label="{safe(caption)}">'
+        box = f'<div class="wide" tabindex="0" role="region" aria-label="{safe(caption)}">'
+    return (
+        f"{box}"
         f"<table><caption>{safe(caption)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
@@ -181,4 +186,6 @@ def table(
 def _kind(head: str) -> str:
     if head in ("Number", "Times", "Memories"):
         return ' class="number"'
+    if head in ("What", "Memory", "Said", "Reason", "Made", "Receipt"):
+        return ' class="long"'
     return ' class="time"' if head.endswith("(UTC)") else ""

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from blackboard.codec import decode_record
+from blackboard.messages import Payload
 from blackboard.report.document import Revision
 from blackboard.report.gather import Gathered, Line
 from blackboard.report.kin import Part
@@ -42,7 +43,9 @@ from blackboard.report.sections import (
 MEMORIES = 5_000
 """Of each part in a page: the newest. More than that no browser shows readily."""
 LONGEST = 4_000
-"""Characters of one content that a page shows."""
+"""Characters of one content that a page shows, and"""
+LINES = 40
+"""lines."""
 TREE = "report.json"
 
 
@@ -159,48 +162,50 @@ class _Page:
     def _revision(self, one: Revision, pointer: str, place: int, of: int) -> Iterator[str]:
         version = f" (version {place + 1} of {of})" if of > 1 else ""
         yield f"<h4>Revision {one.revision:,}{version}, {moment(one.stored)}</h4>"
+        gone = None if one.gone is None else f"{one.gone}: {one.reason or 'no reason given'}"
+        yield facts({"Taken back": gone, "Not shown": one.withheld})
         body = one.body
+        if body is not None and (one.withheld is None or body.content is not None):
+            yield self._content(body.content, one.bytes, f"{pointer}/content")
+        if body is not None and body.text is not None:
+            yield "<h5>To be found by</h5>"
+            yield self._content(body.text, len(body.text.encode()), f"{pointer}/text")
         yield facts(
             {
                 "Written by": one.agent,
                 "Label": one.access,
-                "Taken back": ""
-                if one.gone is None
-                else f"{one.gone}: {one.reason or 'no reason'}",
                 "Ends": moment(one.expires),
                 "Handler": one.cause,
                 "Copied from": one.origin,
-                "Kind": None if body is None else body.kind,
-                "Session": None if body is None else body.session,
-                "Happened": None if body is None else moment(body.happened),
-                "Tags": None if body is None else pairs(body.tags),
-                "Made from": None if body is None else joined(body.sources),
-                "Shows": None if body is None else body.content_of,
-                "See also": None if body is None else joined(body.links),
-                "Cost": None
-                if body is None or body.cost is None
-                else pairs(msgspec.structs.asdict(body.cost)),
-                "Not shown": one.withheld,
+                **({} if body is None else _said(body)),
             }
         )
-        if body is None or (one.withheld is not None and body.content is None):
-            return
-        yield self._content(body.content, one.bytes, f"{pointer}/content")
-        if body.text is not None:
-            yield "<h5>To be found by</h5>"
-            yield self._content(body.text, len(body.text.encode()), f"{pointer}/text")
 
     def _content(self, content: object, of: int, pointer: str) -> str:
-        if isinstance(content, str):
-            shown = content
-        else:
+        shown, direction = content, "auto"
+        if not isinstance(shown, str):
             shown = msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
-        cut = len(shown) > LONGEST or of > 4 * max(len(shown), LONGEST)
-        said = f'<pre dir="auto">{text(shown[:LONGEST])}</pre>'
-        if not cut:
+            direction = "ltr"
+        beginning = "\n".join(shown[:LONGEST].split("\n")[:LINES])
+        said = f'<pre dir="{direction}">{text(beginning)}</pre>'
+        if beginning == shown:
             return said
         return said + paragraph(
             f"Cut here: this is the beginning of {size(of)}. All of it is in {self._tree} "
             f"at {pointer}.",
             "note",
         )
+
+
+def _said(body: Payload) -> dict[str, object]:
+    """What an author said about a memory, beside its content."""
+    return {
+        "Kind": body.kind,
+        "Session": body.session,
+        "Happened": moment(body.happened),
+        "Tags": pairs(body.tags),
+        "Made from": joined(body.sources),
+        "Shows": body.content_of,
+        "See also": joined(body.links),
+        "Cost": None if body.cost is None else pairs(msgspec.structs.asdict(body.cost)),
+    }

@@ -84,7 +84,7 @@ def summary(head: Head) -> Iterator[str]:
 def accesses(report: Gathered, tree: str) -> Iterator[str]:
     """Who read it."""
     head = report.head
-    yield section("accesses", "Who read it")
+    yield section("accesses", "Who read it, or acted on it")
     yield from _proof(head.ledger)
     if head.lost:
         yield paragraph(
@@ -139,7 +139,7 @@ def noted(report: Gathered, tree: str) -> Iterator[str]:
     rows = (decode_record(body, Noted) for body in report.spool.others("noted", ACCESSES))
     yield table(
         "What programs noted about these memories",
-        ("Time (UTC)", "Agent", "What", "Memory", "Handler", "Said", "Made"),
+        ("Time (UTC)", "Agent", "Did", "Memory", "Handler", "Said", "Made"),
         [
             (
                 (
@@ -148,7 +148,7 @@ def noted(report: Gathered, tree: str) -> Iterator[str]:
                     one.what,
                     str(one.ref),
                     one.by,
-                    one.text,
+                    one.text.partition("\n")[0],
                     joined(one.outputs) or "",
                 ),
                 "bad" if one.what == "failed" else "",
@@ -157,6 +157,8 @@ def noted(report: Gathered, tree: str) -> Iterator[str]:
         ],
         empty="Nothing is noted.",
     )
+    if head.summary.noted:
+        yield paragraph(f"Where in a program an error was raised is in {tree}.")
     spans = head.summary.spans
     if spans:
         yield paragraph(
