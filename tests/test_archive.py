@@ -1,6 +1,8 @@
 """Archives: what is exported and imported compares equal, twice is once, and nothing is trusted."""
 
+import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import AsyncGenerator, Callable
@@ -192,8 +194,6 @@ async def test_what_the_board_forgot_stays_forgotten(
 
 def change(directory: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     """Change the first line of an archive, with checksums to fit."""
-    import hashlib  # noqa: PLC0415
-
     path = directory / "memories-000000.ndjson"
     lines = path.read_bytes().splitlines(keepends=True)
     line = json.loads(lines[0])
@@ -205,16 +205,44 @@ def change(directory: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     (directory / "manifest.json").write_text(json.dumps(manifest))
 
 
-def named(directory: Path, name: str) -> None:
+def described(directory: Path, **fields: Any) -> None:
+    """Change the manifest."""
     manifest = json.loads((directory / "manifest.json").read_text())
-    manifest["pieces"][0]["name"] = name
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    (directory / "manifest.json").write_text(json.dumps(manifest | fields))
+
+
+def piece(directory: Path, **fields: Any) -> None:
+    """Change what the manifest says of the first file of lines."""
+    first, *rest = json.loads((directory / "manifest.json").read_text())["pieces"]
+    described(directory, pieces=[first | fields, *rest])
+
+
+def deep(directory: Path) -> None:
+    """Put a payload into the first line that is nested more deeply than can be read."""
+    change(directory, lambda line: line.update(payload={"content": "@"}))
+    path = directory / "memories-000000.ndjson"
+    body = path.read_bytes().replace(b'"@"', b"[" * 100_000 + b"]" * 100_000, 1)
+    path.write_bytes(body)
+    piece(directory, sha256=hashlib.sha256(body).hexdigest())
+
+
+def linked(path: Path, target: Path | None = None) -> None:
+    """Put a link in place of a file: to another, or to the same content elsewhere."""
+    if target is None:
+        target = path.rename(path.parents[2] / "elsewhere")
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
 HOSTILE: dict[str, Callable[[Path], object]] = {
     "cut": lambda out: (out / "memories-000000.ndjson").write_bytes(b""),
-    "a path": lambda out: named(out, "../../etc/passwd"),
-    "an absolute path": lambda out: named(out, "/etc/passwd"),
+    "a path": lambda out: piece(out, name="../../etc/passwd"),
+    "an absolute path": lambda out: piece(out, name="/etc/passwd"),
     "no manifest": lambda out: (out / "manifest.json").write_text("{}"),
     "a lost blob": lambda out: next((out / "blobs").iterdir()).unlink(),
     "a changed blob": lambda out: next((out / "blobs").iterdir()).write_bytes(b"[]"),
@@ -225,6 +253,22 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "an origin": lambda out: change(out, lambda line: line.update(origin="x\r\nNats-TTL: 1")),
     "a huge line": lambda out: change(out, lambda line: line.update(reason="x" * 2_000_000)),
     "a payload": lambda out: change(out, lambda line: line.update(payload={"sources": "x"})),
+    "a deep payload": deep,
+    "a huge number": lambda out: change(out, lambda line: line.update(revision=2**64)),
+    "no revision": lambda out: change(out, lambda line: line.update(revision=-1)),
+    "another zone": lambda out: change(out, lambda line: line.update(stored="2026-01-01T00:00:00")),
+    "a pinned name": lambda out: change(out, lambda line: line.update(ref=f"{line['ref']}@7")),
+    "a foreign source": lambda out: change(
+        out, lambda line: line.update(payload={"sources": ["a/b/../../c"]})
+    ),
+    "a foreign board": lambda out: described(out, board="*.>"),
+    "another version": lambda out: described(out, format=2),
+    "fewer lines": lambda out: piece(out, lines=1),
+    "a huge file": lambda out: os.truncate(out / "memories-000000.ndjson", 80 * 1024 * 1024),
+    "a huge manifest": lambda out: os.truncate(out / "manifest.json", 20 * 1024 * 1024),
+    "an endless manifest": lambda out: linked(out / "manifest.json", Path("/dev/zero")),
+    "a pipe": lambda out: piped(out / "manifest.json"),
+    "a linked blob": lambda out: linked(next((out / "blobs").iterdir())),
     "a header": lambda out: change(out, lambda line: line.update(cause="x\r\nBb-Gone: forgotten")),
 }
 

@@ -36,6 +36,7 @@ LINES = 20_000
 """Of one file: what an interruption makes to be done again."""
 PIECE_BYTES = 64 * 1024 * 1024
 MAX_LINE = MAX_PAYLOAD_BYTES + 64 * 1024
+MAX_REVISION = 1 << 63
 MAX_MANIFEST = 16 * 1024 * 1024
 FILE = re.compile(r"memories-[0-9]{6}\.ndjson\Z")
 DIGEST = re.compile(r"[0-9a-f]{64}\Z")
@@ -113,7 +114,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         for moment in (self.stored, self.expires):
             if moment is not None and moment.tzinfo is None:
                 raise InvalidError(f"{self.ref} has a time without zone")
-        if self.ref.revision is not None or self.revision < 1:
+        if self.ref.revision is not None or not 0 < self.revision < MAX_REVISION:
             raise InvalidError(f"{self.ref} has no revision of its own")
         if self.gone is not None and self.gone not in GONE:
             raise InvalidError(f"{self.ref} has an unknown tombstone {self.gone!r}")
@@ -185,6 +186,9 @@ def read_manifest(directory: Path) -> Manifest:
         InvalidError: It is no archive, or one of another version.
     """
     path = directory / MANIFEST
+    if path.exists() and (path.is_symlink() or not path.is_file()):
+        # A pipe, or a link to a device, could be read for ever.
+        raise InvalidError(f"{str(path)!r} is no plain file")
     try:
         if path.stat().st_size > MAX_MANIFEST:
             raise InvalidError(f"{str(path)!r} is too large to be a manifest")
@@ -217,13 +221,18 @@ def write_file(path: Path, body: bytes) -> None:
     """
     fresh = path.with_name(f".{path.name}.new")
     try:
-        with fresh.open("wb") as file:
+        # Whoever may read the directory may not for that read what is on the board.
+        with open(fresh, "wb", opener=_privately) as file:
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

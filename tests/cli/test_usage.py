@@ -29,7 +29,7 @@ NAMES = [
     *("up", "demo", "put", "get", "watch", "replay", "agents", "topics", "stats"),
     *("run", "dead", "audit", "trace", "explain", "doctor", "apply"),
     *("recall", "query", "reindex", "access", "consolidate"),
-    *("forget", "export", "import"),
+    *("forget", "export", "import", "report"),
 ]
 SUBCOMMANDS = [
     "access add",
