@@ -51,7 +51,7 @@ check: $(VENV)/.everything
 	$(BIN)/lint-imports
 
 # The order is from the quick ones to the slow ones; each is a program of its own.
-BENCHES := write batch read once view update tracing pipeline notify growth agents flock index
+BENCHES := write batch read once view update tracing pipeline notify growth agents flock index archive
 
 bench: $(VENV)/.everything
 	$(BIN)/python -m perf.servers
