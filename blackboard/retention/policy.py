@@ -90,7 +90,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         rules: The first that matches holds; what none matches stays for good.
         personal: Labels of personal data, or their beginnings with a `*` behind: each has a rule
-            with an age, and what goes is erased as if it were forgotten.
+            with an age, and what goes is erased as what was forgotten is.
     """
 
     rules: Annotated[tuple[Rule, ...], Meta(max_length=MAX_RULES)] = ()
