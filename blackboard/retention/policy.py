@@ -174,7 +174,7 @@ def retention_of(config: Mapping[str, Any]) -> Retention | None:
         found = msgspec.json.decode(text, type=Retention)
         found.check()
     except (msgspec.MsgspecError, InvalidError, OverflowError) as error:
-        logger.warning("the board's retention policy cannot be read, so nothing goes: %s", error)
+        logger.debug("the board's retention policy cannot be read, so nothing goes: %s", error)
         return None
     return found
 

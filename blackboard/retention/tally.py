@@ -26,8 +26,10 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         policy: The digest of the policy that it belongs to.
         positions: Up to which revision the board was looked at, by what for.
         removed: By the key of the rule.
+        order: The last order to erase what is personal.
     """
 
     policy: str = ""
     positions: dict[str, int] = {}
     removed: dict[str, Removed] = {}
+    order: str = ""

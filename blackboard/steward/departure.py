@@ -8,14 +8,16 @@ only one succeeds.
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+import anyio
 import msgspec
 
 from blackboard import clock
-from blackboard.envelope import Write, is_expired
-from blackboard.errors import ConflictError
+from blackboard.envelope import Write
+from blackboard.errors import ConflictError, UnavailableError
 from blackboard.jetstream import Outgoing, Start, follow
 from blackboard.journal import Journal
 from blackboard.lineage import gist_of
@@ -32,6 +34,11 @@ BATCH = 500
 """Tombstones in one batch."""
 ORDER_BYTES = 256 * 1024
 """Of references in one order; it is a message, of at most 1 MiB."""
+ORDER_S = 300.0
+"""How long an order may take before the next has to wait for another look."""
+POLL_S = 0.2
+SOON = timedelta(minutes=1)
+"""What ends so soon is left to end: clocks differ."""
 TRIES = 8
 REASON = OUTLIVED + "over the age or the number that the board's policy allows"
 
@@ -52,10 +59,12 @@ class Departure:
     Args:
         desk: The steward's place.
         policy: In force.
+        now: The time, to be held against the broker's stamps.
     """
 
-    def __init__(self, desk: Desk, policy: Retention) -> None:
+    def __init__(self, desk: Desk, policy: Retention, now: Callable[[], datetime]) -> None:
         self.policy = policy
+        self._now = now
         self.tally = Tally()
         self._log: Log = desk.log
         self._journal: Journal = desk.journal
@@ -97,7 +106,7 @@ class Departure:
             self._personal[due.ref] = due
         elif rule.before == "summarise" and not summarised:
             self._asked[due.ref] = due
-        elif is_expired(head):
+        elif head.expires is not None and head.expires <= self._now() + SOON:
             self._ended[rule.key] += 1  # readers do not see it any more; the broker drops it
         else:
             self._others[due.ref] = due
@@ -114,6 +123,8 @@ class Departure:
         """
         others = {**self._others, **await self._summarised()}
         personal, ended = dict(self._personal), Counter(self._ended)
+        if personal:
+            await self._worked_off()
         for attempt in range(TRIES):
             tally = self._counted(positions, [*others.values(), *personal.values()], ended)
             if tally == self.tally:
@@ -132,6 +143,23 @@ class Departure:
         self._bytes = 0
         return len(others) + len(personal)
 
+    async def _worked_off(self) -> None:
+        """Wait until the last order is: orders are held by those who work them off.
+
+        Raises:
+            UnavailableError: It is not for long.
+        """
+        if not self.tally.order:
+            return
+        subject = order_subject(self._log.board, self._log.agent, self.tally.order)
+        with anyio.move_on_after(ORDER_S):
+            while await self._log.reads.last(subject):  # noqa: ASYNC110 - nobody tells us
+                await anyio.sleep(POLL_S)
+            return
+        raise UnavailableError(
+            f"order {self.tally.order} is not worked off; what else is personal waits for it"
+        )
+
     async def _send(self, others: Iterable[Due], personal: Mapping[Ref, Due], tally: Tally) -> None:
         log = self._log
         writes = [_tombstone(due, log.agent) for due in others]
@@ -146,6 +174,7 @@ class Departure:
             )
             subject = order_subject(log.board, log.agent, order.id)
             records.append(log.record(subject, order, expected=0, ttl_s=None))
+            tally = msgspec.structs.replace(tally, order=order.id)
         records.append(log.record(self._subject, tally, expected=self._sequence, ttl_s=None))
         revisions = await log.append_many(writes, records)
         # The record is the last of the batch; without a tombstone nobody said where that is.

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 import anyio
 
+from blackboard.envelope import is_expired
 from blackboard.errors import BlackboardError, ConflictError, InvalidError
 from blackboard.jetstream import Message, Start, follow
 from blackboard.keeping import policy_of
@@ -103,7 +104,7 @@ class Retaining:
             ConflictError: Another steward does the same; what is left goes the next time.
             UnavailableError: The broker does not answer.
         """
-        departure = Departure(self._desk, policy)
+        departure = Departure(self._desk, policy, self._now)
         await departure.begin()
         personal = anyio.current_time() >= self._personal_at
         for age_s in sorted({rule.max_age_s for rule in policy.rules if rule.max_age_s}):
@@ -232,10 +233,13 @@ class _Ages(_Look):
             return
         ref = address.ref
         life = await self._life(ref)
-        if life is None or life[0] != message.sequence:
-            return
+        if life is None or life[0] > message.sequence:
+            return  # it was taken back
         head, tip = await self._log.look(ref)
-        if head is not None and head.gone is None:
+        if head is None or head.gone is not None:
+            return
+        # Its later revisions are looked at too: what a priority kept may have lost it since.
+        if life[0] == message.sequence or not (self._personal or is_expired(head)):
             self._departure.add(Due(ref, rule, tip, head))
 
     def _rule(self, topic: str, access: str) -> Rule | None:
