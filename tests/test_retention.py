@@ -152,12 +152,6 @@ async def test_an_agent_that_runs_follows_another_policy_within_seconds(
             return lives(await board.get(await board.put("a", 1))) == MONTH
 
         await wait_until(ends, "the agent knows")
-        await keep_to(operator, "[[retain]]\ntopics = ['b']\nmax_age = '30d'\n")
-        await wait_until(lambda: _not(ends), "the agent knows again")
-
-
-async def _not(ends: Callable[[], Awaitable[bool]]) -> bool:
-    return not await ends()
 
 
 async def test_what_is_imported_keeps_its_age(board: Blackboard, tmp_path: Path):
@@ -336,7 +330,7 @@ async def test_a_session_that_eight_processes_write_to_keeps_to_its_number(
     try:
         with children(tmp_path) as start:
             writers = [
-                start("retaining", f"writer-{n}", url=server.url, agent=f"w{n}", writes=40)
+                start("retaining", f"writer-{n}", url=server.url, agent=f"w{n}", writes=30)
                 for n in range(8)
             ]
             for writer in writers:
@@ -351,7 +345,7 @@ async def test_a_session_that_eight_processes_write_to_keeps_to_its_number(
 
     found = sorted((await heads(board)).values(), key=_written)
     last = [one for one in found if one.gone is None]
-    assert len(found) == 320
+    assert len(found) == 240
     lost = {one.ref for one in found} - {one.ref for one in last}
     assert await removed(board) == Removed(removed=len(lost))
     # Nothing that stayed was written before something that went.

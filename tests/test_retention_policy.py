@@ -93,6 +93,17 @@ def test_without_personal_labels_nothing_is_asked_for():
 
 
 RETAIN = "personal = []\n[[retain]]\n"
+EXCEPTION = """\
+[[retain]]
+labels = ["pii"]
+topics = ["a"]
+max_age = "3d"
+[[retain]]
+topics = ["legal"]
+keep = true
+[[retain]]
+max_age = "3d"
+"""
 REFUSED = {
     "no TOML": ("[[retain]\n", 1, "this is no TOML"),
     "unknown key": ("personal = []\n\n[[retain]]\nmax_ages = '3d'\n", 4, "did you mean 'max_age'?"),
@@ -149,8 +160,7 @@ REFUSED = {
         "'u-*'",
     ),
     "an exception for good": (
-        "[[retain]]\nlabels = ['pii']\nmax_age = '3d'\ntopics = ['a']\n[[retain]]\n"
-        + "topics = ['legal']\nkeep = true\n[[retain]]\nmax_age = '3d'\n",
+        EXCEPTION,
         5,
         "the rule for legal also holds for memories under the personal label 'pii'",
     ),

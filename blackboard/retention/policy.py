@@ -40,10 +40,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         topics: Patterns; one of them has to match.
         labels: Labels, or the beginnings of labels with a `*` behind; empty for all.
-        max_age_s: Seconds from a memory's first storing to its end; None for no end.
-        max_per_session: Memories that a session may have, those written last; None for no limit.
-        before: What happens before they go: `remove`, nothing; `summarise`, a summary has to stand
-            for them, and until there is one they stay.
+        max_age_s: Seconds from a memory's first storing to its end; absent for no end.
+        max_per_session: Memories that a session may have, those written last; absent for no limit.
+        before: `remove`: they go; `summarise`: they stay until a summary stands for them.
     """
 
     topics: Annotated[tuple[str, ...], Meta(min_length=1)] = (">",)
@@ -87,10 +86,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
     """The retention policy of a board.
 
+    What goes under a personal label is erased as what was forgotten is.
+
     Attributes:
         rules: The first that matches holds; what none matches stays for good.
-        personal: Labels of personal data, or their beginnings with a `*` behind: each has a rule
-            with an age, and what goes is erased as what was forgotten is.
+        personal: Labels of personal data, or their beginnings with a `*` behind; each has an age.
     """
 
     rules: Annotated[tuple[Rule, ...], Meta(max_length=MAX_RULES)] = ()
