@@ -326,11 +326,6 @@ def receipt_subject(board: str, agent: str, order: str, part: int | None = None)
     return claim_subject(board, FORGET, agent, f"e-{order}" + ("" if part is None else f"-{part}"))
 
 
-def tally_subject(board: str, agent: str) -> str:
-    """Where the steward keeps what it removed by the retention policy."""
-    return claim_subject(board, FORGET, agent, "p-retention")
-
-
 def index_subject(board: str, agent: str, index: str) -> str:
     """Where a service says how far an index of its own is clean of what was forgotten."""
     return claim_subject(board, FORGET, agent, f"i-{index}")

@@ -7,9 +7,8 @@ from datetime import datetime, timedelta
 
 from blackboard import Blackboard, Ref, clock
 from blackboard.keeping import put_policy
-from blackboard.retention import Removed, Retention, Tally, parse_retention
+from blackboard.retention import Removed, Retention, Tally, parse_retention, tally_subject
 from blackboard.steward.retaining import Retaining
-from blackboard.subjects import tally_subject
 
 NONE_PERSONAL = "personal = []\n"
 

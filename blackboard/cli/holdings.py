@@ -12,8 +12,8 @@ from blackboard.clock import now
 from blackboard.errors import DeniedError
 from blackboard.keeping import policy_of
 from blackboard.messages import Memory
-from blackboard.retention import Removed, Retention, Rule, Tally
-from blackboard.subjects import ANY_AGENT, tally_subject
+from blackboard.retention import Removed, Retention, Rule, Tally, tally_subject
+from blackboard.subjects import ANY_AGENT
 
 
 class HeldByRule(msgspec.Struct, kw_only=True):

@@ -10,7 +10,7 @@ anyway, only an operator may change it, and a backup of the board has it.
 
 from blackboard.retention.file import parse_retention, read_retention
 from blackboard.retention.policy import PERSONAL, RETENTION, Retention, Rule, retention_of
-from blackboard.retention.tally import Removed, Tally
+from blackboard.retention.tally import Removed, Tally, tally_subject
 
 __all__ = [
     "PERSONAL",
@@ -22,4 +22,5 @@ __all__ = [
     "parse_retention",
     "read_retention",
     "retention_of",
+    "tally_subject",
 ]

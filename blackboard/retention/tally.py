@@ -6,6 +6,8 @@ only one removes anything.
 
 import msgspec
 
+from blackboard.subjects import FORGET, claim_subject
+
 
 class Removed(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one rule has done.
@@ -33,3 +35,8 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     positions: dict[str, int] = {}
     removed: dict[str, Removed] = {}
     order: str = ""
+
+
+def tally_subject(board: str, agent: str) -> str:
+    """Where the record lies."""
+    return claim_subject(board, FORGET, agent, "p-retention")

@@ -24,9 +24,9 @@ from blackboard.lineage import gist_of
 from blackboard.log import Log
 from blackboard.messages import OUTLIVED, Memory
 from blackboard.receipts import Order
-from blackboard.retention import Removed, Retention, Rule, Tally
+from blackboard.retention import Removed, Retention, Rule, Tally, tally_subject
 from blackboard.session import Desk
-from blackboard.subjects import CONSOLIDATOR, Pattern, Ref, order_subject, tally_subject
+from blackboard.subjects import CONSOLIDATOR, Pattern, Ref, order_subject
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ async def send(log: Log, messages: Sequence[Outgoing]) -> int:
 
 
 async def look(board: Blackboard) -> None:
-    Log.send = send
+    Log.send = send  # pyright: ignore[reportAttributeAccessIssue]
     desk = board.session.desk(board.name, "steward")
     policy = await policy_of(board.session.connection, board.name)
     assert policy is not None
