@@ -271,7 +271,7 @@ def _print_stats(stats: Stats) -> None:
             "condensed": _condensed_line(stats.condensed),
             "  spent": stats.condensed.spent if stats.condensed.summaries else None,
             "lost": f"{stats.lost['audit_events']} audit events, {stats.lost['spans']} spans",
-            "retention": None if stats.retention else "no policy: everything stays",
+            "stays": None if stats.retention else "everything: there is no retention policy",
             "index": _index_line(stats.index),
         }
     )
