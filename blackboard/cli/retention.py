@@ -31,6 +31,18 @@ class Shown(msgspec.Struct):
     changed: bool | None = None
 
 
+@retention.default
+async def overview(*, place: Place = HERE) -> None:
+    """Say how long memories stay; check, apply and show the policy.
+
+    Without a command the policy of the board is shown.
+
+    Args:
+        place: The board.
+    """
+    await show(place=place)
+
+
 @retention.command(help_epilogue="Example:\n\n    blackboard retention check retention.toml")
 async def check(file: Path, /, *, place: Place = HERE) -> None:
     """Read a policy file and say what it means; nothing is changed.
