@@ -249,6 +249,7 @@ class Once:
             id=work.ref.id,
             revision=revision,
             stored=now(),
+            expires=write.expires,
         )
 
     async def light(
@@ -264,7 +265,14 @@ class Once:
         if result.blob is None:
             self._reader.keep(result.pinned, result.access, result.content)
         ref = await self._writer.put(
-            topic, shown, key=None, access=result.access, ttl=ttl, expected=None, now=False
+            topic,
+            shown,
+            key=None,
+            access=result.access,
+            ttl=ttl,
+            expected=None,
+            now=False,
+            until=result.expires,  # what it shows is gone by then
         )
         return msgspec.structs.replace(
             await self._writer.bound(shown),

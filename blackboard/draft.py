@@ -127,7 +127,7 @@ class Draft:
             # Shared state is checked over all labels, and against the state before the batch.
             before = next((w for (ref, _), w in self._writes.items() if ref == write.ref), None)
         if before is not None:
-            write.expected = before.expected
+            write.expected, write.live = before.expected, before.live
         if len(self._writes) >= MAX_WRITES:
             raise TooManyOutputsError(
                 f"a handler may put {MAX_WRITES} memories for one input; "

@@ -6,7 +6,7 @@ are the broker's word, and a message that names another author than its subject 
 
 import math
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import quote, unquote
 
 from uuid_utils import uuid4
@@ -39,6 +39,8 @@ class Write:
         gone: Makes it a tombstone.
         reason: Of a tombstone.
         expires: When the memory ends.
+        lingers: How long the broker keeps it after that, for the steward.
+        live: The live revision that it comes after; None when a memory begins with it.
         cause: What made a handler write it.
         id: The UUID by which the writer knows its own write.
     """
@@ -51,6 +53,8 @@ class Write:
     gone: str | None = None
     reason: str | None = None
     expires: datetime | None = None
+    lingers: timedelta = timedelta(0)
+    live: Memory | None = None
     cause: str | None = None
     by: str | None = None
     origin: str | None = None
@@ -71,7 +75,7 @@ def seal(write: Write, board: str, instance: str) -> Outgoing:
         headers[EXPECTED_SUBJECT] = reference_filter(board, ref)
     if write.expires is not None:
         # Rounded up: a revision that ends too early would bring the one before it back.
-        left = (write.expires - now()).total_seconds()
+        left = (write.expires + write.lingers - now()).total_seconds()
         headers["Nats-TTL"] = str(max(1, math.ceil(left)))
         headers["Bb-Expires"] = write.expires.isoformat(timespec="microseconds")
     if write.gone is not None:

@@ -246,7 +246,7 @@ class Lineage:
         if honest is None or honest.gone == "moved":
             return
         self.live.discard(ref)
-        if honest.gone == "forgotten":
+        if honest.gone == "forgotten" and not honest.outlived:
             self.gone[ref] = max(message.sequence, self.gone.get(ref, 0))
             for edge in self._edges.get(ref, ()):
                 if edge.pin < message.sequence:

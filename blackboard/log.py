@@ -120,7 +120,7 @@ class Log:
             UnavailableError: No answer within 10 s; stored or not.
         """
         await self.connection.check_write(write.access, write.ref.topic)
-        await self.take_room([write])
+        await self.admit([write])
         sequence = await self.send([self.outgoing(write)])
         self.telemetry.count(WRITES)
         return sequence
@@ -140,25 +140,29 @@ class Log:
             return []
         for access, topic in {(write.access, write.ref.topic) for write in writes}:
             await self.connection.check_write(access, topic)
+        await self.admit(writes)
         trace: dict[str, str] = {}
         self.telemetry.inject(trace)
         sealed = [seal(write, self.board, self.instance) for write in writes]
         for message in sealed:
             message.headers.update(trace)
         messages = [*sealed, *records]
-        await self.take_room(writes)
         first = await self.send(messages) - len(messages) + 1
         self.telemetry.count(WRITES, len(writes))
         return [first + number for number in range(len(writes))]
 
-    async def take_room(self, writes: Sequence[Write]) -> None:
-        """Make sure that a board has room for what is written; tombstones need none.
+    async def admit(self, writes: Sequence[Write]) -> None:
+        """Make sure that a board has room for what is written, and that it ends when it has to.
+
+        Tombstones need no room.
 
         Raises:
             BoardFullError: It has none; nothing was stored.
         """
         if any(write.gone is None for write in writes):
             await self._room.take(sum(weight(write) for write in writes))
+            for write in writes:
+                self._room.bound(write)
 
     async def send(self, messages: Sequence[Outgoing]) -> int:
         """Store messages, all or none, and return the sequence of the last; see `Sender.send`."""

@@ -23,6 +23,8 @@ MAX_PAYLOAD_BYTES = 900 * 1024
 MAX_HOPS = 16
 CONDENSED = "condensed into "
 """How the reason of a tombstone begins that the consolidator put."""
+OUTLIVED = "retention: "
+"""How the reason of a tombstone begins that the retention policy asked for."""
 
 
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -116,6 +118,14 @@ class Memory(Payload, frozen=True, kw_only=True, omit_defaults=True):
         if self.gone is not None:
             return (self.reason or "").startswith(CONDENSED)
         return self.agent == CONSOLIDATOR and self.kind == "summary"
+
+    @property
+    def outlived(self) -> bool:
+        """The tombstone of a memory that was too old, or one too many.
+
+        Nobody wanted it forgotten: what was made from it has an age of its own, and stays.
+        """
+        return self.gone is not None and (self.reason or "").startswith(OUTLIVED)
 
     @property
     def ref(self) -> Ref:

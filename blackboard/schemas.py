@@ -52,6 +52,7 @@ from blackboard.report.document import (
     Revision,
     Summary,
 )
+from blackboard.retention import Retention, Rule
 from blackboard.search import QueryAnswer, QueryRequest, RecallAnswer, RecallRequest
 from blackboard.subjects import Ref
 
@@ -125,7 +126,7 @@ class Headers(
     bb_by: str | UnsetType = UNSET
     """Who acted, when the steward writes on an agent's subject."""
     ttl: Whole | UnsetType = UNSET
-    """Seconds after which the broker drops it; `Bb-Expires` minus now, rounded up."""
+    """Seconds after which the broker drops it; `Bb-Expires` minus now, rounded up, or more."""
     operation: Literal["DEL"] | UnsetType = UNSET
     """On tombstones of topics under `state.`, for the key-value projection."""
     traceparent: str | UnsetType = UNSET
@@ -152,12 +153,13 @@ TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "api-request": ApiRequest,
     "served-messages": ServedMessages,
     "report": Report,
+    "retention-policy": Retention,
 }
 """Every message, and the one document, by the name of its schema."""
 
 _PARTS: Final = (
     *TYPES.values(),
-    *(Blob, Cost, AuditEvent, SpanRecord, Grant, Quota, ServedMessage),
+    *(Blob, Cost, AuditEvent, SpanRecord, Grant, Quota, ServedMessage, Rule),
     *(Access, Held, Revision, Noted, Forgotten, Reader, Summary, Proof),
 )
 

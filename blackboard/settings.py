@@ -66,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     qdrant_key: str | None = None
     consolidate_file: Path | None = None
     """Policies of the consolidator; None condenses by its defaults."""
+    retention_file: Path | None = None
+    """Retention policy that the steward puts on every board; None leaves each its own."""
     otlp_endpoint: str | None = None
     """Full URL that spans are exported to; None exports nothing."""
     otlp_protocol: str = OTLP_HTTP
@@ -123,6 +125,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     board_key = env.get("BLACKBOARD_BOARD_KEY")
     broker_log = env.get("BLACKBOARD_BROKER_LOG")
     policies = env.get("BLACKBOARD_CONSOLIDATE")
+    retention = env.get("BLACKBOARD_RETENTION")
     otlp_protocol = (
         env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
         or env.get("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -143,6 +146,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         qdrant_url=env.get("QDRANT_URL") or None,
         qdrant_key=env.get("QDRANT_API_KEY") or None,
         consolidate_file=Path(policies) if policies else None,
+        retention_file=Path(retention) if retention else None,
         otlp_endpoint=_otlp_endpoint(env, otlp_protocol),
         otlp_protocol=otlp_protocol,
         monitors=tuple(

@@ -7,7 +7,7 @@ conflict.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 from uuid_utils import uuid7
@@ -39,14 +39,18 @@ class Writer(Changes):
         ttl: timedelta | None,
         expected: int | None,
         now: bool,
+        until: datetime | None = None,
     ) -> Ref:
-        """Put a new memory, or the next revision of shared state; see `Blackboard.put`."""
+        """Put a new memory, or the next revision of shared state; see `Blackboard.put`.
+
+        A new one ends `until` then at the latest, whatever its ttl.
+        """
         check_topic(topic)
         draft = None if now else self.draft
         if key is None:
             if expected not in (None, 0):
                 raise InvalidError("expected= belongs to key=; use revise for a memory with an id")
-            return await self._put_new(topic, memory, access, ttl, draft)
+            return await self._put_new(topic, memory, access, ttl, draft, until)
         ref = Ref(ANY_AGENT, topic, check_key(key))
         memory = await self.bound(memory, draft)
 
@@ -66,6 +70,7 @@ class Writer(Changes):
                 expected=0 if head is None else head.revision,
                 memory=await self.stored(memory, label),
                 expires=self.expires(ttl, live),
+                live=live,
             )
 
         return await self.change(ref, decide, draft)
@@ -77,14 +82,16 @@ class Writer(Changes):
         access: str | None,
         ttl: timedelta | None,
         draft: Draft | None,
+        until: datetime | None,
     ) -> Ref:
         binding = self.binding if draft is not None else None
         identifier = uuid7().hex if binding is None else binding.next_id()
         ref = Ref(self.log.agent, topic, identifier)
         memory = await self.bound(memory, draft)  # the id came first: it counts the calls of put
         head = await self.log.head(ref) if binding is not None and binding.known else None
+        live = live_one(head)
         label = self.label(access)
-        expires = self.expires(ttl, None)
+        expires = self._end(ttl, until, live)
         if expires is not None and expires <= time_now():
             return ref  # its time, counted from the input's, is over already
         expected = 0 if head is None else head.revision
@@ -99,8 +106,23 @@ class Writer(Changes):
             expected=expected,
             memory=await self.stored(memory, label),
             expires=expires,
+            live=live,
         )
         return await self.store(write, draft)
+
+    def _end(
+        self, ttl: timedelta | None, until: datetime | None, live: Memory | None
+    ) -> datetime | None:
+        """When a new memory ends, or the next revision of a handler's output."""
+        inherited = None if live is None else live.expires
+        if live is not None and ttl is None and (inherited is None or until is None):
+            return inherited
+        expires = self.expires(ttl, None)
+        if until is None:
+            return expires
+        end = until if expires is None else min(until, expires)
+        # Sooner than the revision before, and that would come back.
+        return end if inherited is None else max(end, inherited)
 
     def _moved(self, ref: Ref, head: Memory) -> Write:
         """The tombstone that an output leaves behind when its next revision has another label."""
@@ -226,6 +248,7 @@ class Writer(Changes):
                 expected=live.revision,
                 memory=await self.stored(memory, live.access),
                 expires=self.expires(ttl, live),
+                live=live,
             )
 
         self.author(ref)
@@ -262,6 +285,7 @@ class Writer(Changes):
                 expected=0 if head is None else head.revision,
                 memory=body,
                 expires=self.expires(None, live),
+                live=live,
             )
 
         self.author(ref)

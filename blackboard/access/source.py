@@ -56,7 +56,7 @@ class Source:
     def line(self, path: Path, needle: str | None = None) -> int:
         """The line of a value, or of a text within it; that of what holds it when it is nowhere."""
         keys = [part for part in path if isinstance(part, str)]
-        statements = list(_statements(self.text))
+        statements = _within(list(_statements(self.text)), path)
         if not statements:
             return 1
         best = max(statements, key=lambda one: _common(one.path, keys))
@@ -174,6 +174,22 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
             break
         same += 1
     return same
+
+
+def _within(statements: list[_Statement], path: Path) -> list[_Statement]:
+    """The statements of the element of an array of tables that a path leads through."""
+    for place, number in enumerate(path):
+        if not isinstance(number, int):
+            continue
+        name = tuple(part for part in path[:place] if isinstance(part, str))
+        heads = [
+            at
+            for at, one in enumerate(statements)
+            if one.path == name and one.lines[0].lstrip().startswith("[[")
+        ]
+        if number < len(heads):
+            statements = statements[heads[number] : (*heads, None)[number + 1]]
+    return statements
 
 
 def _statements(text: str) -> Iterator[_Statement]:

@@ -71,6 +71,9 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
         "consolidate": Entry(
             "consolidate:consolidate", "Condense old memories into summaries; plan it, undo it."
         ),
+        "retention": Entry(
+            "retention:retention", "Say how long memories stay; check, apply and show the policy."
+        ),
         "apply": Entry(
             "apply:apply",
             "Bring a board to other limits, or give it replicas, without loss.",

@@ -9,6 +9,7 @@ import msgspec
 
 from blackboard.batches import lost
 from blackboard.board import Blackboard
+from blackboard.cli.holdings import Held, held, print_held
 from blackboard.cli.output import fields, say, say_json, size, table
 from blackboard.cli.place import HERE, Place, opened
 from blackboard.errors import SettingsError, UnavailableError
@@ -142,6 +143,8 @@ class Stats(msgspec.Struct):
     streams: list[StreamStats]
     consumers: list[Lag]
     lost: dict[str, int]
+    retention: Held | None
+    """None when the board has no policy."""
     index: Status | None
     """None when no service answers, or it has not begun to index this board."""
 
@@ -168,6 +171,7 @@ async def stats(*, place: Place = HERE) -> None:
             streams=await _streams(board),
             consumers=await lags(board),
             lost=dict(zip(("audit_events", "spans"), await lost(board, RECENT), strict=True)),
+            retention=await held(board, memories),
             index=await _index(board),
         )
     if place.as_json:
@@ -267,9 +271,13 @@ def _print_stats(stats: Stats) -> None:
             "condensed": _condensed_line(stats.condensed),
             "  spent": stats.condensed.spent if stats.condensed.summaries else None,
             "lost": f"{stats.lost['audit_events']} audit events, {stats.lost['spans']} spans",
+            "stays": None if stats.retention else "everything: there is no retention policy",
             "index": _index_line(stats.index),
         }
     )
+    if stats.retention is not None:
+        say()
+        print_held(stats.retention)
     say()
     table(
         ["stream", "messages", "bytes", "limit"],

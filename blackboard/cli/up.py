@@ -14,9 +14,11 @@ from blackboard.cli.output import fields, say, say_json, warn
 from blackboard.cli.place import HERE, Place
 from blackboard.cli.policies import check_secured, enrol_local, read_policy
 from blackboard.errors import SettingsError
+from blackboard.keeping import put_policy
 from blackboard.local import DEFAULT_PORT, Endpoint, join, read_endpoint
 from blackboard.local.directory import Directory
 from blackboard.local.security import write_policy
+from blackboard.retention import Retention, read_retention
 from blackboard.session import open_session
 from blackboard.settings import Limits, Settings
 
@@ -31,6 +33,10 @@ async def up(
     access: Annotated[
         Path | None,
         Parameter(help="Access policy: every agent needs a credential, and does what it may."),
+    ] = None,
+    retention: Annotated[
+        Path | None,
+        Parameter(help="Retention policy of the board. [$BLACKBOARD_RETENTION]"),
     ] = None,
     place: Place = HERE,
 ) -> None:
@@ -47,22 +53,28 @@ async def up(
     if settings.url is not None:
         warn("BLACKBOARD_URL is set, so other commands go there and not to this stack")
     settings = msgspec.structs.replace(settings, url=None)
+    path = retention or settings.retention_file
+    policy = None if path is None else read_retention(path)
     if access is not None:
         _secure(settings, read_policy(access))
     async with background() as group:
         group.start_soon(_end_on_signal, group.cancel_scope)
         while True:
-            await _hold(settings, port, place)
+            await _hold(settings, port, policy, place)
             warn("the local stack ended; starting it again")
 
 
-async def _hold(settings: Settings, port: int, place: Place) -> None:
+async def _hold(settings: Settings, port: int, policy: Retention | None, place: Place) -> None:
     """Use the stack until it is gone."""
     async with join(settings.data_dir, port=port) as endpoint:
         if endpoint.credentials is not None:
             await enrol_local(endpoint)
-        async with open_session(settings, settings.board, "cli", limits=Limits(), create=True):
-            pass  # so that the board is there for those who only read
+        # Also so that the board is there for those who only read.
+        async with open_session(
+            settings, settings.board, "cli", limits=Limits(), create=True
+        ) as session:
+            if policy is not None:
+                await put_policy(session.connection, settings.board, policy)
         _introduce(endpoint, settings.board, place)
         while read_endpoint(settings.data_dir) is not None:  # noqa: ASYNC110 - nobody tells us
             await anyio.sleep(LOOK_S)

@@ -15,6 +15,7 @@ from blackboard.consolidate.lexicon import Lexicon
 from blackboard.consolidator.policy import OWN_KINDS, UNTOUCHABLE, Policy, Rules
 from blackboard.messages import Memory
 from blackboard.plaintext import plain
+from blackboard.retention import Retention
 from blackboard.subjects import ANSWERS, CONSOLIDATOR, ONCE, Ref
 from blackboard.tokens import tokens
 
@@ -62,6 +63,7 @@ class Groups:
 
     Attributes:
         rules: What may be condensed.
+        retention: The board's policy of what has to go.
         lexicon: How rare words are on the board.
         summaries: Live summaries and what they were made from, pinned.
         tainted: Those of them of which a source was forgotten.
@@ -71,6 +73,7 @@ class Groups:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
+        self.retention: Retention | None = None
         self.lexicon = Lexicon()
         self.summaries: dict[Ref, tuple[Ref, ...]] = {}
         self.tainted: set[Ref] = set()
@@ -102,6 +105,12 @@ class Groups:
         policy = self.rules.of(memory.topic)
         if self._is_eligible(memory, policy):
             self._enter(ref, memory)
+
+    def policy(self, key: Key) -> Policy:
+        """How a group is condensed: as the settings say, and in time for the retention policy."""
+        policy = self.rules.of(key.topic)
+        rule = None if self.retention is None else self.retention.rule_of(key.topic, key.access)
+        return policy if rule is None else policy.hastened(rule)
 
     def keys(self) -> list[Key]:
         """The groups that have anything."""

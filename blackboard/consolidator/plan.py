@@ -50,7 +50,7 @@ def due(
         only: Of this group alone.
     """
     for key in [only] if only is not None else sorted(groups.keys(), key=str):
-        policy = groups.rules.of(key.topic)
+        policy = groups.policy(key)
         least = 2 if now or policy.bytes is not None or policy.age is not None else policy.count
         if policy.bytes is None and groups.size(key) < least:
             continue

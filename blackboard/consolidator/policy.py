@@ -26,6 +26,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from blackboard.errors import InvalidError, SettingsError
+from blackboard.retention import Rule
 from blackboard.subjects import Pattern
 from blackboard.times import parse_duration
 
@@ -36,6 +37,8 @@ SPANS = ("older_than", "age")
 UNTOUCHABLE = 0.9
 """Memories of this priority, or above, are neither condensed nor retired."""
 MIN_RATIO, MAX_RATIO = 1.5, 100.0
+FEWEST = 2
+"""Memories that are worth a summary."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,12 +81,26 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Pattern.parse(self.topic)
         if not MIN_RATIO <= self.ratio <= MAX_RATIO:
             raise InvalidError(f"ratio = {self.ratio} must be from {MIN_RATIO} to {MAX_RATIO}")
-        if self.count < 2:
-            raise InvalidError(f"count = {self.count} must be at least 2")
+        if self.count < FEWEST:
+            raise InvalidError(f"count = {self.count} must be at least {FEWEST}")
         if self.bytes is not None and self.bytes < 1:
             raise InvalidError(f"bytes = {self.bytes} must be at least 1")
         if self.older_than < timedelta(0):
             raise InvalidError(f"older_than = {self.older_than} must not be negative")
+
+    def hastened(self, rule: Rule) -> "Policy":
+        """The same, so that what has to go by a retention rule is condensed in time."""
+        if rule.before != "summarise" or not self.condense:
+            return self
+        policy = self
+        if rule.max_age is not None:
+            age = rule.max_age if self.age is None else min(self.age, rule.max_age)
+            older_than = min(self.older_than, rule.max_age)
+            policy = msgspec.structs.replace(policy, age=age, older_than=older_than)
+        if rule.max_per_session is not None:
+            count = max(FEWEST, min(self.count, rule.max_per_session))
+            policy = msgspec.structs.replace(policy, count=count)
+        return policy
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -27,6 +27,7 @@ from blackboard.consolidator.work import work_on
 from blackboard.consolidator.writers import Extractor, ModelWriter, Writer, Written
 from blackboard.errors import BlackboardError, InvalidError
 from blackboard.jetstream import Connection, Start, follow
+from blackboard.keeping import policy_of
 from blackboard.models import Model, Patience, open_model
 from blackboard.service import RETRY_S, keep_boards, take_desk
 from blackboard.session import Desk
@@ -155,6 +156,7 @@ class Consolidator:
         async with background() as group:
             group.start_soon(self.follow)
             await self._caught_up.wait()
+        await self._learn_retention()
         return list(due(self.groups, clock.now(), now=now))
 
     async def follow(self) -> None:
@@ -168,6 +170,7 @@ class Consolidator:
 
     async def tend(self, *, now: bool = False) -> None:
         """Condense what is due, and finish what is half done."""
+        await self._learn_retention()
         moment = clock.now()
         jobs: dict[Key, Due | None] = dict.fromkeys(self.groups.unfinished())
         jobs.update((one.key, one) for one in due(self.groups, moment, now=now))
@@ -183,6 +186,12 @@ class Consolidator:
             for key in ready:
                 await slots.acquire()
                 group.start_soon(self._work, key, slots, now)
+
+    async def _learn_retention(self) -> None:
+        try:
+            self.groups.retention = await policy_of(self._log.connection, self._log.board)
+        except BlackboardError as error:
+            logger.warning("board %s: its retention policy: %s", self._log.board, error)
 
     async def _follow(self) -> None:
         await self._read_undone()

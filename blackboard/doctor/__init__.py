@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from blackboard.board import Blackboard
-from blackboard.doctor import broker, contents, index, layout, monitoring
+from blackboard.doctor import broker, contents, index, layout, monitoring, retention
 from blackboard.doctor.check import Check
 from blackboard.errors import BlackboardError, NotFoundError, UnavailableError
 from blackboard.jetstream import StreamInfo
@@ -85,6 +85,8 @@ async def _looks(session: Session, agent: str, monitors: Sequence[str]) -> Async
         yield check
     board = Blackboard(session, session.desk(settings.board, agent))
     async for check in contents.checks(board):
+        yield check
+    async for check in retention.checks(board):
         yield check
     yield await index.check(board)
 

@@ -234,8 +234,9 @@ class Supervisor:
             "BLACKBOARD_DATA": str(self._directory.path),
             "BLACKBOARD_BROKER_LOG": str(self._directory.log(PROGRAM)),
         }
-        for name in ("BLACKBOARD_TOKEN_FILE", "BLACKBOARD_CREDENTIALS"):
-            environment.pop(name, None)  # of whoever started the stack
+        # Of whoever started the stack; a policy is put on its board by `up`.
+        for name in ("BLACKBOARD_TOKEN_FILE", "BLACKBOARD_CREDENTIALS", "BLACKBOARD_RETENTION"):
+            environment.pop(name, None)
         if self._security is None:
             environment["BLACKBOARD_TOKEN_FILE"] = str(self._directory.token_file)
         else:

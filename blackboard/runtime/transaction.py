@@ -140,7 +140,7 @@ class Transaction:
             ConflictError: It has, or one of the memories; nothing was stored.
         """
         writes = self.draft.writes
-        await self._log.take_room(writes)
+        await self._log.admit(writes)
         telemetry = self._log.telemetry
         with telemetry.span(COMMIT, attributes={BATCH_COUNT: len(writes) + 1}):
             messages = [self._log.outgoing(write) for write in writes]

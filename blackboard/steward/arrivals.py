@@ -140,7 +140,9 @@ class Arrivals:
     def _take(self, message: Message, gone: dict[Ref, int]) -> None:
         if "Bb-Gone" in message.headers:
             tombstone = self._log.delivered(message)
-            if tombstone is not None and tombstone.gone == "forgotten":
+            if tombstone is None or tombstone.outlived:
+                return
+            if tombstone.gone == "forgotten":
                 ref = tombstone.ref.unpinned
                 if gone.get(ref, 0) != NOT_YET:
                     gone[ref] = max(gone.get(ref, 0), tombstone.revision)

@@ -19,6 +19,7 @@ from blackboard.errors import BlackboardError, ConflictError, InvalidError, Unav
 from blackboard.jetstream import Message, Start, follow
 from blackboard.lease import Claim
 from blackboard.lineage import SELECTED, Lineage
+from blackboard.messages import OUTLIVED
 from blackboard.receipts import Order, Receipt, Signer
 from blackboard.session import Desk
 from blackboard.steward.account import Account, read_order
@@ -214,7 +215,8 @@ class Orders:
             await self._write_down(graves, lineage, account)
             for ref, revision in (await self._burial.cover(graves, order.reason)).items():
                 lineage.settle(ref, revision)
-                self._gone[ref] = max(revision, self._gone.get(ref, 0))
+                if not order.reason.startswith(OUTLIVED):
+                    self._gone[ref] = max(revision, self._gone.get(ref, 0))
                 last = max(last, revision)
         return last
 

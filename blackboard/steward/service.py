@@ -17,8 +17,10 @@ from blackboard.access.rights import Rights
 from blackboard.errors import BlackboardError, SettingsError, UnavailableError
 from blackboard.jetstream import Connection
 from blackboard.jetstream.system import System
+from blackboard.keeping import put_policy
 from blackboard.ledger import load_key
 from blackboard.receipts import Signer
+from blackboard.retention import read_retention
 from blackboard.roster import Roster
 from blackboard.service import ALL, RETRY_S, keep_boards, take_desk
 from blackboard.settings import Settings
@@ -27,6 +29,7 @@ from blackboard.steward.chunks import CHUNK_AGE, Chunks
 from blackboard.steward.orders import Orders
 from blackboard.steward.quotas import keep_quotas
 from blackboard.steward.replicas import Replicas
+from blackboard.steward.retaining import LOOK_S, Retaining
 from blackboard.steward.rights import keep_rights
 from blackboard.steward.tombstones import GRACE, Tombstones, check_grace
 
@@ -44,6 +47,7 @@ async def serve(
     *,
     grace: timedelta = GRACE,
     chunk_age: timedelta = CHUNK_AGE,
+    look_s: float = LOOK_S,
 ) -> None:
     """Tend every board on the broker until cancelled; boards may come and go meanwhile.
 
@@ -52,11 +56,14 @@ async def serve(
         settings: Of this process.
         grace: As for `sweep`.
         chunk_age: As for `sweep`.
+        look_s: How often it looks for what has to go by the retention policy.
 
     Raises:
-        SettingsError: `grace` cannot be used.
+        SettingsError: `grace`, or the file of the retention policy, cannot be used.
     """
     check_grace(grace)
+    path = settings.retention_file
+    policy = None if path is None else read_retention(path)
 
     async def keep(board: str) -> None:
         async with take_desk(connection, settings, board, AGENT) as desk:
@@ -65,6 +72,9 @@ async def serve(
                 desk.log, desk.journal, grace=grace, now=clock.now, reaches=roster.reaches
             )
             chunks = Chunks(desk.log, desk.journal, age=chunk_age, now=clock.now)
+            retaining = Retaining(desk, now=clock.now, look_s=look_s)
+            if policy is not None and await put_policy(connection, board, policy):
+                desk.journal.audit("retain", policy.digest)
             async with anyio.create_task_group() as group:
                 if connection.identity is not None:
                     group.start_soon(keep_rights, connection, board, settings, roster)
@@ -80,6 +90,7 @@ async def serve(
                 group.start_soon(_again, board, orders.watch)
                 group.start_soon(_again, board, orders.work)
                 group.start_soon(_again, board, arrivals.run)
+                group.start_soon(_again, board, retaining.run)
                 group.start_soon(_tend, board, tombstones, chunks)
 
     async with anyio.create_task_group() as group:

@@ -161,7 +161,7 @@ class Tombstones:
         self._position = message.sequence
 
     def _learn(self, tombstone: Memory) -> None:
-        if tombstone.gone == "forgotten":
+        if tombstone.gone == "forgotten" and not tombstone.outlived:
             ref = tombstone.ref.unpinned
             self.forgotten[ref] = max(tombstone.revision, self.forgotten.get(ref, 0))
             self._news.set()

@@ -25,7 +25,7 @@ def test_the_doctor_finds_a_new_board_healthy(cli: CommandLine):
 
     assert {name for name, check in checks.items() if check["state"] == "ok"} == {
         *("client", "broker", "distance", "clock", "store"),
-        *("streams", "mirrors", "handlers", "dead letters", "records"),
+        *("streams", "mirrors", "handlers", "dead letters", "records", "retention"),
     }
     assert checks["identity"]["state"] == "warn"
     assert "names are taken on trust" in checks["identity"]["found"]

@@ -28,7 +28,7 @@ from tests.stack_users import pids
 NAMES = [
     *("up", "demo", "put", "get", "watch", "replay", "agents", "topics", "stats"),
     *("run", "dead", "audit", "trace", "explain", "doctor", "apply"),
-    *("recall", "query", "reindex", "access", "consolidate"),
+    *("recall", "query", "reindex", "access", "consolidate", "retention"),
     *("forget", "export", "import", "report"),
 ]
 SUBCOMMANDS = [
@@ -49,6 +49,9 @@ SUBCOMMANDS = [
     "demo support",
     "forget list",
     "forget verify",
+    "retention apply",
+    "retention check",
+    "retention show",
 ]
 NO_ID = "alice/reports/0123456789abcdef0123456789abcdef"
 
