@@ -66,6 +66,7 @@ class Guarded(Server):
         mappings: More account mappings, for a broker that is set up badly.
         boards: Made at the start; None takes those of the agents.
         credentials: Where they lie, for servers that share them.
+        served: Labels that are read through the steward only.
         options: As for `Server`.
     """
 
@@ -77,6 +78,7 @@ class Guarded(Server):
         mappings: dict[str, str] | None = None,
         boards: Sequence[str] | None = None,
         credentials: Path | None = None,
+        served: Sequence[str] = (),
         **options: Any,
     ) -> None:
         super().__init__(directory, **options)
@@ -85,6 +87,7 @@ class Guarded(Server):
         self.rights = {(one.board, one.agent): one for one in rights}
         self.keyring = Keyring(self.credentials)
         self.mappings = mappings or {}
+        self.served = served
         self.stewards: list[subprocess.Popen[bytes]] = []
         self.steward_log = directory / "steward.log"
 
@@ -97,7 +100,7 @@ class Guarded(Server):
         return super()._config(ports, name) + accounts.replace("mappings {", f"mappings {{ {more}")
 
     def _policy(self) -> Policy:
-        return Policy.parse(policy_of(self.rights.values()))
+        return Policy.parse(policy_of(self.rights.values(), self.served))
 
     def identity(self, name: str, board: str = "main") -> Identity:
         """The credential of an agent or service."""
@@ -305,9 +308,9 @@ def json_name(config: Path) -> str:
     raise AssertionError("no server name")
 
 
-def policy_of(people: Iterable[Rights]) -> str:
+def policy_of(people: Iterable[Rights], served: Sequence[str] = ()) -> str:
     """The access policy that grants just these rights."""
-    lines: list[str] = []
+    lines = [f"served = {json.dumps(served)}"] if served else []
     for one in people:
         name = f"{one.board}-{one.agent}"
         users = sorted({grant.user for grant in one.read if grant.user})
