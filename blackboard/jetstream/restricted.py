@@ -45,8 +45,6 @@ from blackboard.subjects import SHARED, is_id, service_subject
 
 logger = logging.getLogger(__name__)
 
-FRESH_S = 1.0
-"""Rights that were read so recently are not read again before something is refused."""
 PATIENCE_S = 2.0
 """How long a steward may be away before that is an error: it reconnects like everybody else."""
 RETRY_S = 0.1
@@ -196,8 +194,8 @@ class Restricted(Connection):
             raise _unreadable(self.agent, self.board, subject)
 
     async def _anew(self) -> Rights:
-        """The rights once more: they may have been granted a moment ago."""
-        return await self.rights(newer_than=anyio.current_time() - FRESH_S)
+        """The rights once more, before something is refused: they may have been granted just now."""
+        return await self.rights(newer_than=anyio.current_time())
 
     async def api(self, verb: str, body: object = None) -> bytes:
         """Have the steward call the JetStream API, within this agent's rights.
@@ -293,8 +291,7 @@ class Restricted(Connection):
         try:
             return await self._get(stream, subject)
         except DeniedError:
-            # The broker holds this agent to other rights than were read here.
-            await self.rights(newer_than=anyio.current_time())
+            await self._anew()  # the broker holds this agent to other rights than were read here
         if not any(self._reach.ways(subject)):
             raise _unreadable(self.agent, self.board, subject)
         return await self._ask_for(stream, subject)
