@@ -83,6 +83,7 @@ class Guarded(Server):
     ) -> None:
         super().__init__(directory, **options)
         self.credentials = credentials or directory / "credentials"
+        self.address = ""
         self.boards = tuple(boards or sorted({one.board for one in rights}))
         self.rights = {(one.board, one.agent): one for one in rights}
         self.keyring = Keyring(self.credentials)
@@ -92,6 +93,11 @@ class Guarded(Server):
         self.steward_log = directory / "steward.log"
 
     # The server
+
+    @property
+    def where(self) -> str:
+        """The address that everybody uses; several, when it is one of a cluster."""
+        return self.address or self.url
 
     def _config(self, ports: tuple[int, int], name: str) -> str:
         policy = self._policy()
@@ -121,13 +127,13 @@ class Guarded(Server):
 
     @asynccontextmanager
     async def operator(self) -> AsyncGenerator[Connection]:
-        async with Connection.open(self.url, identity=self.identity("cli")) as connection:
+        async with Connection.open(self.where, identity=self.identity("cli")) as connection:
             yield connection
 
     async def lay(self) -> None:
         """Make the boards, and say who may do what; what an operator does after a change."""
         cli = self.keyring.path("cli")
-        await enrol_at(self.url, cli, self._policy(), self.keyring)
+        await enrol_at(self.where, cli, self._policy(), self.keyring)
 
     async def grant(self, rights: Rights) -> None:
         """Change what an agent may do: the broker first, then everybody who asks."""
@@ -153,7 +159,7 @@ class Guarded(Server):
                 env={
                     **inherited,
                     "PYTHONPATH": path,
-                    "BLACKBOARD_URL": self.url,
+                    "BLACKBOARD_URL": self.where,
                     "BLACKBOARD_DATA": str(self.directory),
                     "BLACKBOARD_BROKER_LOG": str(self.log),
                     "BLACKBOARD_CREDENTIALS": str(self.credentials),
@@ -188,7 +194,7 @@ class Guarded(Server):
     @asynccontextmanager
     async def board(self, name: str, board: str = "main") -> AsyncGenerator[Blackboard]:
         """A board through the library, with the agent's own credential."""
-        settings = Settings(url=self.url, credentials=self.credentials)
+        settings = Settings(url=self.where, credentials=self.credentials)
         async with open_session(settings, board, name, limits=Limits(), create=False) as session:
             yield Blackboard(session, session.desk(board, name))
 
@@ -196,7 +202,7 @@ class Guarded(Server):
     async def raw(self, name: str, board: str = "main") -> AsyncGenerator["Raw"]:
         """A plain client with a stolen credential."""
         client = Raw(self.identity(name, board))
-        await client.connect(self.url)
+        await client.connect(self.where)
         try:
             yield client
         finally:
@@ -230,7 +236,7 @@ class Raw:
             self.refused.append(str(error))
 
         await self.client.connect(
-            url,
+            url.split(","),
             nkeys_seed_str=self.identity.seed,
             inbox_prefix=self.identity.inbox,
             error_cb=failed,

@@ -29,7 +29,7 @@ PEOPLE = (
     agent("mallory", read=[OPEN, CASES], write=[NOTES]),
     agent("otto", read=[Grant("*", "cases.>"), Grant("shared", "docs.>")]),
 )
-EVASIONS = (
+EVASIONS: tuple[dict[str, str], ...] = (
     {},
     {"Nats-Expected-Last-Sequence": "999999"},
     {"Nats-Expected-Last-Subject-Sequence": "999999"},

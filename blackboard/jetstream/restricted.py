@@ -194,7 +194,7 @@ class Restricted(Connection):
             raise _unreadable(self.agent, self.board, subject)
 
     async def _anew(self) -> Rights:
-        """The rights once more, before something is refused: they may have been granted just now."""
+        """The rights once more, before something is refused: it may have been granted just now."""
         return await self.rights(newer_than=anyio.current_time())
 
     async def api(self, verb: str, body: object = None) -> bytes:
