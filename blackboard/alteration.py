@@ -16,7 +16,7 @@ import msgspec
 from blackboard.errors import BoardFullError, InvalidError, UnavailableError
 from blackboard.fresh import LEARN_S, READ_S
 from blackboard.jetstream import BrokerError, Connection, Stream, StreamInfo
-from blackboard.layout import ANNOUNCED, is_announced, limits_of, streams_of
+from blackboard.layout import ANNOUNCED, access_stream, is_announced, limits_of, streams_of
 from blackboard.settings import Limits
 from blackboard.subjects import blob_stream, memory_stream
 
@@ -53,6 +53,9 @@ KEEPING = ("max_age", "max_msgs", "max_msg_size")
 others these are the operator's choice, such as how long the audit is kept."""
 REFUSALS: Final = {
     10005: "too few servers have room for as many copies; start more of them, or free their disks",
+    10052: "it was made on a server alone, to be written without a sync, which the broker fixes "
+    "then and which replicas do not allow; once no agent reads and the ledger has all of it (see "
+    "`blackboard audit verify`), delete it and apply again",
     10074: "this is a single server; replicas need a cluster of at least as many servers",
 }
 """The broker's codes, and what they mean for replicas."""
@@ -108,9 +111,11 @@ async def apply(
     if limits.replicas not in (before.replicas, *SIZES):
         raise InvalidError(f"replicas must be {', '.join(map(str, SIZES))}, not {limits.replicas}")
     changes = await _all_settings(connection, board, limits, before, dry_run=dry_run)
-    changes += await _spread(
-        connection, board, streams_of(board, limits, connection.prefix), dry_run=dry_run
-    )
+    streams = streams_of(board, limits, connection.prefix)
+    if connection.prefix and limits.replicas > before.replicas:
+        # All boards share it. A server that died would take along who may do what on this one.
+        streams.append(access_stream(limits, connection.prefix))
+    changes += await _spread(connection, board, streams, dry_run=dry_run)
     logger.info("board.applied", extra={"board": board, "changes": len(changes)})
     return changes
 

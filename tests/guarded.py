@@ -66,6 +66,7 @@ class Guarded(Server):
         mappings: More account mappings, for a broker that is set up badly.
         boards: Made at the start; None takes those of the agents.
         credentials: Where they lie, for servers that share them.
+        served: Labels that are read through the steward only.
         options: As for `Server`.
     """
 
@@ -77,18 +78,26 @@ class Guarded(Server):
         mappings: dict[str, str] | None = None,
         boards: Sequence[str] | None = None,
         credentials: Path | None = None,
+        served: Sequence[str] = (),
         **options: Any,
     ) -> None:
         super().__init__(directory, **options)
         self.credentials = credentials or directory / "credentials"
+        self.address = ""
         self.boards = tuple(boards or sorted({one.board for one in rights}))
         self.rights = {(one.board, one.agent): one for one in rights}
         self.keyring = Keyring(self.credentials)
         self.mappings = mappings or {}
+        self.served = served
         self.stewards: list[subprocess.Popen[bytes]] = []
         self.steward_log = directory / "steward.log"
 
     # The server
+
+    @property
+    def where(self) -> str:
+        """The address that everybody uses; several, when it is one of a cluster."""
+        return self.address or self.url
 
     def _config(self, ports: tuple[int, int], name: str) -> str:
         policy = self._policy()
@@ -97,7 +106,7 @@ class Guarded(Server):
         return super()._config(ports, name) + accounts.replace("mappings {", f"mappings {{ {more}")
 
     def _policy(self) -> Policy:
-        return Policy.parse(policy_of(self.rights.values()))
+        return Policy.parse(policy_of(self.rights.values(), self.served))
 
     def identity(self, name: str, board: str = "main") -> Identity:
         """The credential of an agent or service."""
@@ -118,13 +127,13 @@ class Guarded(Server):
 
     @asynccontextmanager
     async def operator(self) -> AsyncGenerator[Connection]:
-        async with Connection.open(self.url, identity=self.identity("cli")) as connection:
+        async with Connection.open(self.where, identity=self.identity("cli")) as connection:
             yield connection
 
     async def lay(self) -> None:
         """Make the boards, and say who may do what; what an operator does after a change."""
         cli = self.keyring.path("cli")
-        await enrol_at(self.url, cli, self._policy(), self.keyring)
+        await enrol_at(self.where, cli, self._policy(), self.keyring)
 
     async def grant(self, rights: Rights) -> None:
         """Change what an agent may do: the broker first, then everybody who asks."""
@@ -150,7 +159,7 @@ class Guarded(Server):
                 env={
                     **inherited,
                     "PYTHONPATH": path,
-                    "BLACKBOARD_URL": self.url,
+                    "BLACKBOARD_URL": self.where,
                     "BLACKBOARD_DATA": str(self.directory),
                     "BLACKBOARD_BROKER_LOG": str(self.log),
                     "BLACKBOARD_CREDENTIALS": str(self.credentials),
@@ -185,7 +194,7 @@ class Guarded(Server):
     @asynccontextmanager
     async def board(self, name: str, board: str = "main") -> AsyncGenerator[Blackboard]:
         """A board through the library, with the agent's own credential."""
-        settings = Settings(url=self.url, credentials=self.credentials)
+        settings = Settings(url=self.where, credentials=self.credentials)
         async with open_session(settings, board, name, limits=Limits(), create=False) as session:
             yield Blackboard(session, session.desk(board, name))
 
@@ -193,7 +202,7 @@ class Guarded(Server):
     async def raw(self, name: str, board: str = "main") -> AsyncGenerator["Raw"]:
         """A plain client with a stolen credential."""
         client = Raw(self.identity(name, board))
-        await client.connect(self.url)
+        await client.connect(self.where)
         try:
             yield client
         finally:
@@ -227,7 +236,7 @@ class Raw:
             self.refused.append(str(error))
 
         await self.client.connect(
-            url,
+            url.split(","),
             nkeys_seed_str=self.identity.seed,
             inbox_prefix=self.identity.inbox,
             error_cb=failed,
@@ -305,9 +314,9 @@ def json_name(config: Path) -> str:
     raise AssertionError("no server name")
 
 
-def policy_of(people: Iterable[Rights]) -> str:
+def policy_of(people: Iterable[Rights], served: Sequence[str] = ()) -> str:
     """The access policy that grants just these rights."""
-    lines: list[str] = []
+    lines = [f"served = {json.dumps(served)}"] if served else []
     for one in people:
         name = f"{one.board}-{one.agent}"
         users = sorted({grant.user for grant in one.read if grant.user})

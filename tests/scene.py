@@ -66,9 +66,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def guarded(directory: Path, people: Sequence[Rights] = PEOPLE) -> AsyncGenerator[Guarded]:
-    """A broker with credentials and a steward that serves."""
-    broker = Guarded(directory, people)
+async def guarded(
+    directory: Path, people: Sequence[Rights] = PEOPLE, **options: Any
+) -> AsyncGenerator[Guarded]:
+    """A broker with credentials and a steward that serves; with options of `Guarded`."""
+    broker = Guarded(directory, people, **options)
     try:
         broker.start()
         await broker.lay()

@@ -111,8 +111,48 @@ def test_a_policy_without_agents_allows_nobody_anything():
     assert Policy.parse("").agents() == []
 
 
+def test_labels_that_are_served_are_said_with_the_rights():
+    def served(labels: str, agent: str) -> tuple[str, ...]:
+        rights = Policy.parse(f"served = {labels}\n{POLICY}").rights("main", agent)
+        assert rights is not None
+        return rights.served
+
+    assert served('["pii"]', "summarizer") == ("pii",)
+    assert served('["*"]', "summarizer") == ("shared", "pii")
+    # Who may use every label uses the served ones too.
+    assert served('["pii"]', "desk-42") == ("*",)
+    assert set(served('["user-{user}"]', "desk-42")) == {
+        "*",
+        "user-customer-42",
+        "user-customer-43",
+    }
+    assert served('["user-customer-42"]', "desk-42") == ("user-customer-42", "*")
+
+
+def test_a_right_to_a_served_label_says_so(policy: Policy):
+    with_pii = Policy.parse(f'served = ["pii"]\n{POLICY}')
+
+    def why(policy: Policy, label: str) -> str:
+        return decide(policy, "main", "summarizer", "read", "docs.q", label).reason
+
+    assert "through the steward" in why(with_pii, "pii")
+    assert "through the steward" not in why(with_pii, "shared")
+    assert "through the steward" not in why(policy, "pii")
+    assert (
+        "through the steward"
+        in decide(with_pii, "main", "summarizer", "read", "once.x", "pii").reason
+    )
+
+
 REFUSED = {
     "no TOML": ("[roles.a\n", 1, "no TOML"),
+    "a served label that no right has": (
+        'served = ["pii",\n  "pi"]\n[roles.a]\nread = [{ topics = ["a"], labels = ["pii"] }]\n',
+        2,
+        "label 'pi' is served and stands in no right; the file has: pii",
+    ),
+    "a served label that is none": ('served = ["a b"]\n', 1, "label 'a b'"),
+    "served labels that are no array": ('served = "pii"\n', 1, "must be an array"),
     "the same key twice": ("[roles.a]\nread = []\nread = []\n", 3, "no TOML"),
     "an unknown key": ("[role.a]\n", 1, "'role'; did you mean 'roles'"),
     "an unknown kind of right": (

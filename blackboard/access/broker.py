@@ -9,6 +9,10 @@ streams of reads capture, so the broker itself records who read what. Behind the
 mapped by its exact number of tokens, and not by a `>` that would be shorter: the broker takes a `>`
 that a client publishes for the one token that `*` in its allow list stands for, and a direct get
 takes it for everything below. With a mapping of stars such a read reaches nobody (tried).
+
+A read with headers of a write is answered and kept out of those streams, and nothing at the broker
+prevents it (see `ledger.tap`). So nobody gets a right here to read under labels that the policy
+calls served: the steward answers such reads, after it has recorded them.
 """
 
 import json
@@ -112,7 +116,8 @@ def _accounts(board: str, agent: str) -> list[str]:
 
 def _reads(rights: Rights) -> list[str]:
     board, agent = rights.board, rights.agent
-    wanted = (*filters.reads(rights), *filters.own(rights), *filters.claims(rights))
+    answered = filters.by_broker(rights)
+    wanted = (*filters.reads(answered), *filters.own(answered), *filters.claims(answered))
     asked = [read_subject(board, agent, memory_stream(board), subject) for subject in wanted]
     return [*asked, read_subject(board, agent, ACCESS_STREAM, rights_subject(board, agent))]
 

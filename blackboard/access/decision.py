@@ -77,12 +77,19 @@ def _granted(member: Member, act: Act, topic: str, access: str, user: str | None
     for role, grant in held:
         if grant.holds(access, topic, user):
             about = "" if grant.user is None else f" about user {grant.user!r}"
-            return f"role {role!r} lets it {act} {_named(grant)}{about}"
+            through = _through(member, act, grant)
+            return f"role {role!r} lets it {act} {_named(grant)}{about}{through}"
     role, grant = next(one for one in held if _implies_once(one, access))
     return (
         f"role {role!r} lets it {act} under label {grant.access!r}, "
-        f"which includes results of `once` (topics {ONCE}.>)"
+        f"which includes results of `once` (topics {ONCE}.>){_through(member, act, grant)}"
     )
+
+
+def _through(member: Member, act: Act, grant: Grant) -> str:
+    if act == "write" or (grant.user is None and grant.access not in member.rights.served):
+        return ""
+    return ", through the steward, which records each read before it answers"
 
 
 def _implies_once(held: Held, access: str) -> bool:

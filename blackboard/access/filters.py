@@ -4,14 +4,16 @@ The same filters are compiled into the broker's permissions, asked for by the cl
 against every request by the steward, so the three cannot disagree.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
 
 from blackboard.access.rights import Grant, Rights
 from blackboard.subjects import ONCE, SHARED, Pattern
 
 
 def reads(rights: Rights) -> tuple[str, ...]:
-    """The memories that may be read at the broker: those of every data subject."""
+    """The memories of every data subject that may be read: what consumers are filtered by."""
     open_to_all = [grant for grant in rights.read if grant.user is None]
     found = [
         Pattern(grant.topic).subject(rights.board, access=grant.access) for grant in open_to_all
@@ -33,11 +35,14 @@ def own(rights: Rights) -> tuple[str, ...]:
 
 
 def claims(rights: Rights) -> tuple[str, ...]:
-    """The records that may be read: leases under its labels, and all of its own."""
-    board = rights.board
-    found = [f"claim.{board}.{label}.*.>" for label in _labels([*rights.read, *rights.write])]
-    found.append(f"claim.{board}.{SHARED}.{rights.agent}.>")
-    return widest(found)
+    """The records that may be read: those under its labels, and all of its own."""
+    return widest((*leases(rights), f"claim.{rights.board}.{SHARED}.{rights.agent}.>"))
+
+
+def leases(rights: Rights) -> tuple[str, ...]:
+    """The records under its labels, whoever wrote them."""
+    labels = _labels([*rights.read, *rights.write])
+    return tuple(f"claim.{rights.board}.{label}.*.>" for label in labels)
 
 
 def served(rights: Rights) -> tuple[tuple[str, str], ...]:
@@ -48,6 +53,24 @@ def served(rights: Rights) -> tuple[tuple[str, str], ...]:
             wanted = Pattern(grant.topic).subject(rights.board, access=grant.access)
             found[wanted, grant.user] = None
     return tuple(found)
+
+
+def by_broker(rights: Rights) -> Rights:
+    """What of the rights the broker itself answers reads for: all but what is served."""
+    return _under(rights, lambda label: label not in rights.served)
+
+
+def by_steward(rights: Rights) -> Rights:
+    """What of the rights is read through the steward only, because its label is served."""
+    return _under(rights, lambda label: label in rights.served)
+
+
+def _under(rights: Rights, chosen: Callable[[str], bool]) -> Rights:
+    return msgspec.structs.replace(
+        rights,
+        read=tuple(grant for grant in rights.read if chosen(grant.access)),
+        write=tuple(grant for grant in rights.write if chosen(grant.access)),
+    )
 
 
 def _labels(grants: Iterable[Grant]) -> list[str]:

@@ -7,6 +7,11 @@
     [boards.main.agents.summarizer]
     roles = ["analyst"]
 
+Labels that `served` names at the head of the file are read through the steward only, which records
+each read before it answers: `served = ["pii", "customer-{user}"]`, or `["*"]` for all of them. Who
+may read every label (`*`) reads through it as soon as one is served, since no allow list leaves out
+a label.
+
 A policy is taken whole or not at all: what cannot be meant, and what the broker could not enforce,
 is refused with its line before anything changes. What is not granted is denied.
 """
@@ -21,7 +26,7 @@ import msgspec
 
 from blackboard.access.identity import SYSTEM
 from blackboard.access.rights import RESERVED, Grant, Quota, Rights, reserved_rights
-from blackboard.access.roles import Act, Held, Role, read_roles
+from blackboard.access.roles import Act, Held, Role, Served, read_roles, read_served
 from blackboard.access.source import Node, Source
 from blackboard.errors import InvalidError, SettingsError
 from blackboard.subjects import check_name, check_token
@@ -89,10 +94,11 @@ class Policy:
             SettingsError: `<name>:<line>: <what is wrong, and what to do>`.
         """
         root = Source(text, name).root()
-        parts = root.table("roles", "boards")
+        parts = root.table("served", "roles", "boards")
         digest = hashlib.sha256(msgspec.json.encode(root.value, order="sorted")).hexdigest()
         roles = read_roles(parts["roles"]) if "roles" in parts else {}
-        reader = _Reader(roles, digest)
+        served = read_served(parts["served"], roles) if "served" in parts else ()
+        reader = _Reader(roles, served, digest)
         members: dict[tuple[str, str], Member] = {}
         boards = parts["boards"].table() if "boards" in parts else {}
         _check_boards(boards)
@@ -139,6 +145,7 @@ class _Reader:
     """Reads agents against the roles; remembers which sets of rights were found right."""
 
     roles: dict[str, Role]
+    served: tuple[Served, ...]
     digest: str
     checked: set[tuple[Held, ...]] = field(default_factory=set[tuple[Held, ...]])
 
@@ -159,11 +166,13 @@ class _Reader:
         reads = _distinct(held for role in roles for held in role.held("read", users))
         writes = _distinct(held for role in roles for held in role.held("write", users))
         self._check_filters(parts["roles"], f"agent {agent!r} of board {board!r}", reads)
+        labels = dict.fromkeys(held.grant.access for held in (*reads, *writes))
         rights = Rights(
             board=board,
             agent=agent,
             read=tuple(dict.fromkeys(held.grant for held in reads)),
             write=tuple(dict.fromkeys(held.grant for held in writes)),
+            served=tuple(label for label in labels if any(one.holds(label) for one in self.served)),
             quota=_quota(parts["limits"]) if "limits" in parts else Quota(),
             digest=self.digest,
         )

@@ -90,6 +90,8 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         read: What it may read; what it wrote itself comes on top.
         write: What it may write, under its own name.
         handlers: Those of its handlers that have a durable consumer.
+        served: Those of their labels under which the broker answers no reads: the steward does,
+            after it has recorded them.
         quota: How much it may do.
         key: The public nkey by which the broker knows it.
         digest: Of the policy by which it got these rights.
@@ -101,6 +103,7 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     read: tuple[Grant, ...] = ()
     write: tuple[Grant, ...] = ()
     handlers: tuple[str, ...] = ()
+    served: tuple[str, ...] = ()
     quota: Quota = Quota()
     key: str = ""
     digest: str = ""
@@ -154,14 +157,16 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def labels(self, topic: str) -> tuple[str, ...]:
         """The labels under which a topic may be read at the broker itself; `("*",)` for all.
 
-        Those of rights that are limited to a data subject are not among them.
+        Those of rights that are limited to a data subject are not among them, nor served ones.
         """
         if self.operator:
             return (ANY,)
         found = {
             grant.access
             for grant in (*self.read, *_once(self.read))
-            if grant.user is None and Pattern(grant.topic).matches(topic)
+            if grant.user is None
+            and grant.access not in self.served
+            and Pattern(grant.topic).matches(topic)
         }
         return (ANY,) if ANY in found else tuple(sorted(found))
 

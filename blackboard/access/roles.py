@@ -5,7 +5,8 @@ the question and reads `answers.` of it, who answers does the reverse. In a labe
 for each of the agent's users, so that the broker itself can keep what is about one of them apart.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from blackboard.subjects import ANSWERS, SHARED, Pattern, check_token
 
 Act = Literal["read", "write"]
 USER = "{user}"
+_USER = re.escape(USER)
 KINDS = ("read", "write", "ask", "answer")
 
 
@@ -73,6 +75,39 @@ class Role:
             if right.act == act:
                 for grant in right.grants(users):
                     yield Held(self.name, grant)
+
+
+class Served(NamedTuple):
+    """A label, as the policy names it, that is read through the steward only."""
+
+    label: str
+
+    def holds(self, label: str) -> bool:
+        """Whether rights to a label are served: the label itself, or all, this one among them."""
+        if ANY in (self.label, label):
+            return True
+        return (
+            re.fullmatch(re.escape(self.label).replace(_USER, "[A-Za-z0-9_-]+"), label) is not None
+        )
+
+
+def read_served(node: Node, roles: Mapping[str, Role]) -> tuple[Served, ...]:
+    """Read which labels are served.
+
+    Raises:
+        SettingsError: One of them is no label, or stands in no right; the text names the line.
+    """
+    used = {right.label for role in roles.values() for right in role.rights}
+    found = [Served(label) for label in node.texts()]
+    for one in found:
+        _check_label(one.label, node)
+        if not any(one.holds(label.replace(USER, "u")) for label in used):
+            known = ", ".join(sorted(used)) or "none"
+            raise node.failure(
+                f"label {one.label!r} is served and stands in no right; the file has: {known}",
+                at=one.label,
+            )
+    return tuple(found)
 
 
 def read_roles(node: Node) -> dict[str, Role]:

@@ -11,6 +11,7 @@ from blackboard.access import Member, Policy, decide
 from blackboard.access.amendment import with_member, without_member
 from blackboard.access.keys import Keyring
 from blackboard.access.rights import Grant
+from blackboard.access.roles import Act, Held
 from blackboard.cli.output import say, say_json, table
 from blackboard.cli.place import HERE, Place
 from blackboard.cli.policies import LOCAL, OwnBroker, Store, enrol_at, find_store, read_policy
@@ -18,6 +19,8 @@ from blackboard.codec import Json, to_json
 from blackboard.enrolment import Enrolled
 from blackboard.errors import InvalidError, SettingsError
 from blackboard.subjects import SHARED
+
+ACTS: tuple[Act, ...] = ("read", "write")
 
 access = App(
     name="access",
@@ -43,7 +46,8 @@ def check(file: Path | None = None, *, place: Place = HERE) -> None:
     """Explain a policy: the agents, what each may read and write, and its limits.
 
     A policy with an error is refused with the line. Rights that are limited to
-    users are enforced by the services; all others by the broker itself.
+    users are enforced by the services; all others by the broker itself. What
+    lies under a served label is read through the steward only.
 
     Args:
         file: The policy; by default that of the local stack.
@@ -289,18 +293,25 @@ def _tree(member: Member) -> dict[str, Json]:
         "users": list(member.users),
         "handlers": list(rights.handlers),
         "limits": to_json(msgspec.to_builtins(rights.quota)),
-        "read": [_right(role, grant) for role, grant in member.reads],
-        "write": [_right(role, grant) for role, grant in member.writes],
+        "read": [_right(*held, served=_served(member, "read", held)) for held in member.reads],
+        "write": [_right(*held, served=False) for held in member.writes],
     }
 
 
-def _right(role: str, grant: Grant) -> dict[str, Json]:
+def _served(member: Member, act: Act, held: Held) -> bool:
+    """Whether reads by this right go through the steward."""
+    label = held.grant.access
+    return act == "read" and (held.grant.user is not None or label in member.rights.served)
+
+
+def _right(role: str, grant: Grant, *, served: bool) -> dict[str, Json]:
     return {
         "topics": grant.topic,
         "label": grant.access,
         "user": grant.user,
         "role": role,
         "enforced_by": "broker" if grant.user is None else "services",
+        "served": served,
     }
 
 
@@ -326,16 +337,17 @@ def _print(policy: Policy) -> None:
     table(
         ["board", "agent", "may", "topics", "label", "role", "enforced by"],
         [
-            [member.board, member.agent, act, *_cells(role, grant)]
+            [member.board, member.agent, act, *_cells(*held, served=_served(member, act, held))]
             for member in policy.members.values()
-            for act, held in (("read", member.reads), ("write", member.writes))
-            for role, grant in held
+            for act in ACTS
+            for held in member.held(act)
         ],
     )
 
 
-def _cells(role: str, grant: Grant) -> list[str]:
+def _cells(role: str, grant: Grant, *, served: bool) -> list[str]:
     label = "every" if grant.access == "*" else grant.access
     if grant.user is None:
-        return [grant.topic, label, role, "broker"]
+        by = "broker; read through the steward" if served else "broker"
+        return [grant.topic, label, role, by]
     return [grant.topic, label, role, f"services, about {grant.user} only"]

@@ -69,6 +69,11 @@ class Api:
 
     client: Client
 
+    @property
+    def clustered(self) -> bool:
+        """Whether streams may have replicas; see `Connection.clustered`."""
+        raise AssertionError("a connection has its own")
+
     async def request(
         self,
         subject: str,
@@ -270,7 +275,8 @@ class Api:
             BoardFullError: Its storage cannot reserve the byte limit.
         """
         try:
-            await self.api(f"STREAM.CREATE.{stream.name}", stream.config())
+            config = stream.config(clustered=self.clustered)
+            await self.api(f"STREAM.CREATE.{stream.name}", config)
         except BrokerError as error:
             if error.code != STREAM_EXISTS:
                 raise

@@ -14,6 +14,11 @@ MALFORMED = "Nats-Malformed"
 class Reader(Client):
     """A client whose reading no message can end."""
 
+    @property
+    def cluster(self) -> str:
+        """The name of the cluster that its server is a member of; empty for a server alone."""
+        return str(self._server_info.get("cluster", ""))
+
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         if not headers:
             return None

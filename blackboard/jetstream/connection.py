@@ -132,6 +132,11 @@ class Connection(Api):
         return found.major, found.minor, found.patch
 
     @property
+    def clustered(self) -> bool:
+        """Whether its server is one of a cluster, so that streams may have replicas."""
+        return isinstance(self.client, Reader) and self.client.cluster != ""
+
+    @property
     def servers(self) -> int:
         """How many servers the client knows: those it was given, and those they told it of."""
         return len(self.client.servers)

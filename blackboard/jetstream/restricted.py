@@ -41,12 +41,10 @@ from blackboard.jetstream.errors import NoStreamError
 from blackboard.jetstream.message import Message, Outgoing, rfc3339
 from blackboard.jetstream.service import refusal
 from blackboard.records import ApiRequest, ServedMessages
-from blackboard.subjects import SHARED, service_subject
+from blackboard.subjects import SHARED, is_id, service_subject
 
 logger = logging.getLogger(__name__)
 
-FRESH_S = 1.0
-"""Rights that were read so recently are not read again before something is refused."""
 PATIENCE_S = 2.0
 """How long a steward may be away before that is an error: it reconnects like everybody else."""
 RETRY_S = 0.1
@@ -64,24 +62,25 @@ NOBODY = (
 class _Reach:
     """What may be read, and how: made once from rights, because it is asked for with every get."""
 
-    memories: tuple[str, ...] = ()
-    claims: tuple[str, ...] = ()
+    direct: tuple[str, ...] = ()
     served: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, rights: Rights) -> "_Reach":
         """What rights reach."""
+        direct, served = filters.by_broker(rights), filters.by_steward(rights)
+        users = (wanted for wanted, _ in filters.served(rights))
         return cls(
-            (*filters.reads(rights), *filters.own(rights)),
-            filters.claims(rights),
-            tuple(wanted for wanted, _ in filters.served(rights)),
+            (*filters.reads(direct), *filters.own(direct), *filters.claims(direct)),
+            (*filters.reads(served), *filters.own(served), *filters.leases(served), *users),
         )
 
     def ways(self, subject: str) -> tuple[tuple[str, ...], bool]:
         """What to get at the broker, and whether the steward has to be asked as well."""
-        own = self.claims if subject.startswith("claim.") else self.memories
-        direct = filters.allowed(subject, own)
+        direct = filters.allowed(subject, self.direct)
         mapped = tuple(one for one in direct if one.count(".") < MAX_READ_TOKENS)
+        if any(filters.covers(one, subject) for one in mapped):
+            return mapped, False
         served = any(filters.intersection(subject, wanted) for wanted in self.served)
         return mapped, served or len(mapped) < len(direct)
 
@@ -195,8 +194,8 @@ class Restricted(Connection):
             raise _unreadable(self.agent, self.board, subject)
 
     async def _anew(self) -> Rights:
-        """The rights once more: they may have been granted a moment ago."""
-        return await self.rights(newer_than=anyio.current_time() - FRESH_S)
+        """The rights once more, before something is refused: it may have been granted just now."""
+        return await self.rights(newer_than=anyio.current_time())
 
     async def api(self, verb: str, body: object = None) -> bytes:
         """Have the steward call the JetStream API, within this agent's rights.
@@ -272,13 +271,30 @@ class Restricted(Connection):
             direct, served = self._reach.ways(subject)
         if not direct and not served:
             raise _unreadable(self.agent, self.board, subject)
-        gets = [partial(self._get, stream, wanted) for wanted in direct]
-        if served:
-            gets.append(partial(self._ask_for, stream, subject))
-        return await gets[0]() if len(gets) == 1 else await _newest_of(gets)
+        gets = [partial(self._direct, stream, wanted) for wanted in direct]
+        asking = partial(self._ask_for, stream, subject)
+        if not served:
+            return await _newest_of(gets)
+        if not direct:
+            return await asking()
+        if is_id(subject.rpartition(".")[2]):
+            # It lives under one label at a time: where it is found, the steward knows no newer one.
+            newest = await _newest_of(gets)
+            if newest is not None and "Bb-Gone" not in newest.headers:
+                return newest
+        return await _newest_of([*gets, asking])
 
     async def _ask_for(self, stream: str, subject: str) -> Message | None:
         return _one(await self._served(f"DIRECT.GET.{stream}.{subject}", None))
+
+    async def _direct(self, stream: str, subject: str) -> Message | None:
+        try:
+            return await self._get(stream, subject)
+        except DeniedError:
+            await self._anew()  # the broker holds this agent to other rights than were read here
+        if not any(self._reach.ways(subject)):
+            raise _unreadable(self.agent, self.board, subject)
+        return await self._ask_for(stream, subject)
 
     async def _get(self, stream: str, subject: str) -> Message | None:
         return to_message(await self.request(read_subject(self.board, self.agent, stream, subject)))
@@ -313,6 +329,8 @@ class Restricted(Connection):
 
 async def _newest_of(gets: Sequence[Get]) -> Message | None:
     """The newest of several gets at once; their errors count when none of them found anything."""
+    if len(gets) == 1:
+        return await gets[0]()
     found: list[Message] = []
     failures: list[BlackboardError] = []
 

@@ -29,15 +29,16 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     ttl: bool = False
     compressed: bool = False
     unsynced: bool = False
-    """Confirm before the disk has it; for one replica only, and lost only with the machine."""
+    """Confirm before the disk has it, which is lost only with the machine; on a server alone only:
+    the broker never changes this, and refuses replicas to a stream that is so."""
     direct: bool = True
     prefix: str = ""
     """Of the subjects it listens on; what it stores has the subjects without it."""
     unanswered: bool = False
     """It confirms nothing: for what it only listens in to."""
 
-    def config(self) -> dict[str, Any]:
-        """The JSON of `STREAM.CREATE`."""
+    def config(self, *, clustered: bool = False) -> dict[str, Any]:
+        """The JSON of `STREAM.CREATE`, at a server alone or at one of a cluster."""
         config: dict[str, Any] = {
             "name": self.name,
             "description": self.description,
@@ -59,7 +60,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
             "deny_delete": False,
             "compression": "s2" if self.compressed else "none",
         }
-        if self.unsynced and self.replicas == 1:
+        if self.unsynced and self.replicas == 1 and not clustered:
             config["persist_mode"] = "async"
         if self.subjects:
             config["subjects"] = [self.prefix + subject for subject in self.subjects]

@@ -7,6 +7,9 @@ here while 16,000 were answered: the rest waited in the broker's memory, where a
 (20,000 of 20,000, tried) and beyond 100,000 it is dropped. Without, all 46,000 a second were stored
 as they came. A broker that is killed then loses the reads of its last milliseconds (4 of 5,492,
 tried), a machine that loses its power those that its disk had not got yet.
+
+The broker fixes that when a stream is made, and gives such a stream no replicas ever (10052). So on
+a cluster, where a board may be given some, it is written with a sync from the beginning.
 """
 
 from blackboard.access.identity import PREFIX

@@ -56,8 +56,26 @@ def test_a_policy_is_explained_to_programs(anywhere: CommandLine, file: Path):
             "user": "c-42",
             "role": "clerk",
             "enforced_by": "services",
+            "served": True,
         }
     ]
+
+
+def test_a_served_label_is_explained(anywhere: CommandLine, file: Path):
+    file.write_text(f'served = ["pii"]\n{POLICY}')
+
+    told = anywhere.json("access", "check", file)
+    shown = anywhere("access", "check", file).out
+    may = anywhere(
+        "access", "can", "summarizer", "read", "docs.q", "--label", "pii", "--file", file
+    )
+
+    assert {right["label"]: right["served"] for right in told["agents"][0]["read"]} == {
+        "shared": False,
+        "pii": True,
+    }
+    assert "broker; read through the steward" in shown
+    assert "through the steward, which records each read before it answers" in may.out
 
 
 def test_an_error_in_a_policy_is_shown_with_its_line(anywhere: CommandLine, file: Path):
