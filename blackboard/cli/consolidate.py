@@ -80,7 +80,7 @@ async def overview(
             "summaries": f"{done.summaries} of {done.condensed} memories",
             "tokens": f"{done.kept} left of {done.read}",
             "retired": done.retired,
-            "brought back": done.restored or None,
+            "made again": done.remade or None,
             "model": f"{done.spent} tokens" if model is not None else "none: picked sentences",
         }
     )

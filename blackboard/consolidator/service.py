@@ -131,9 +131,7 @@ class Consolidator:
 
     async def run(self) -> None:
         """Condense what is due, now and whenever something becomes so; returns never."""
-        async with background() as group:
-            group.start_soon(self.follow)
-            await self._caught_up.wait()
+        async with self._following():
             while True:
                 await self.tend()
                 await anyio.sleep(TICK_S)
@@ -144,18 +142,24 @@ class Consolidator:
         Args:
             now: Whatever there is two of, however young.
         """
-        async with background() as group:
-            group.start_soon(self.follow)
-            await self._caught_up.wait()
+        async with self._following():
             await self.tend(now=now)
         return self.outcome
 
     async def plan(self, *, now: bool = False) -> list[Due]:
         """What would be condensed."""
+        async with self._following():
+            pass
+        return list(due(self.groups, clock.now(), now=now))
+
+    @asynccontextmanager
+    async def _following(self) -> AsyncGenerator[None]:
+        """Know for the block what is on the board, all that is there when it begins."""
+        self._caught_up = anyio.Event()
         async with background() as group:
             group.start_soon(self.follow)
             await self._caught_up.wait()
-        return list(due(self.groups, clock.now(), now=now))
+            yield
 
     async def follow(self) -> None:
         """Take in the board, and what is stored on it from then on; returns never."""
