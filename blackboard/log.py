@@ -306,6 +306,18 @@ class Log:
         message = await self.reads.next_after(subject, sequence)
         return None if message is None else self.check(message, subject)
 
+    async def content_before(self, revision: int, ref: Ref) -> Memory | None:
+        """Read what a `retired` tombstone took away; None when that is not there any more."""
+        found: Memory | None = None
+        sequence = 0
+        while True:
+            memory = await self.next_after(sequence + 1, ref)
+            if memory is None or memory.revision >= revision:
+                return None if found is None or is_expired(found) else found
+            sequence = memory.revision
+            if memory.gone != "retired":  # one that lies over another takes away the same
+                found = memory if memory.gone is None else None
+
     async def before(self, time: datetime, ref: Ref) -> Memory | None:
         """Read the newest revision stored before a time (exclusive)."""
         subject = reference_filter(self.board, ref)

@@ -50,7 +50,7 @@ class Removal(Changes):
                 raise NotFoundError(f"no memory {str(ref)!r} on board {self.log.board!r}")
             if head.gone != "retired":
                 raise InvalidError(f"{ref} is not retired, so there is nothing to undo")
-            last = await self._before(ref, head.revision)
+            last = await self.log.content_before(head.revision, ref)
             if last is None:
                 raise GoneError(str(ref), "forgotten")
             return Write(
@@ -64,16 +64,6 @@ class Removal(Changes):
 
         self.author(ref)
         return await self.change(ref, decide, None)
-
-    async def _before(self, ref: Ref, tombstone: int) -> Memory | None:
-        found: Memory | None = None
-        sequence = 0
-        while True:
-            memory = await self.log.next_after(sequence + 1, ref)
-            if memory is None or memory.revision >= tombstone:
-                return None if found is None or is_expired(found) else found
-            sequence = memory.revision
-            found = memory if memory.gone is None else None
 
     async def reclassify(self, ref: Ref, access: str) -> Ref:
         """Move a memory under another label; see `Blackboard.reclassify`."""

@@ -151,7 +151,7 @@ async def queries(bench: Bench, index: EdgeIndex, size: int) -> None:
         "100 rows, by topic": lambda: index.select(all_of, "topic", 100, None),
         "100 rows of a user": lambda: index.select(user, "-stored", 100, None),
         "counts per agent": lambda: index.count(all_of, ["agent"]),
-        "the newest of a session": lambda: index.newest(company, 400),
+        "the newest of a session": lambda: index.newest(company, 400, 1),
     }
     for what, call in cases.items():
         bench.record(

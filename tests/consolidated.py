@@ -9,6 +9,7 @@ import anyio
 from blackboard import Blackboard, Memory, Ref
 from blackboard.consolidator.policy import Policy, Rules
 from blackboard.consolidator.service import Consolidator
+from blackboard.envelope import Write
 from blackboard.jetstream import Start
 from blackboard.models import Model
 from blackboard.subjects import Pattern
@@ -80,6 +81,20 @@ async def settle(board: Blackboard, put: dict[Ref, str]) -> None:
             if all(now[ref.unpinned].gone == "retired" for ref in put):
                 return
             await anyio.sleep(0.2)
+
+
+async def bury(board: Blackboard, ref: Ref) -> None:
+    """Forget a memory, as an erasure does."""
+    head = await board.log.head(ref.unpinned)
+    assert head is not None
+    write = Write(
+        ref=ref.unpinned,
+        access=head.access,
+        agent=head.agent,
+        expected=head.revision,
+        gone="forgotten",
+    )
+    await board.log.append(write)
 
 
 def condensing(_system: str, prompt: str) -> str:

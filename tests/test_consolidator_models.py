@@ -12,13 +12,12 @@ import pytest
 
 from blackboard import Blackboard, Ref
 from blackboard.consolidate.extract import Said
-from blackboard.consolidator.policy import Budget, Policy, Rules
+from blackboard.consolidator.policy import Budget, Rules
 from blackboard.consolidator.service import Consolidator
 from blackboard.consolidator.writers import checked, prompt_of
-from blackboard.envelope import Write
 from blackboard.errors import ModelRefusedError
 from blackboard.models import Patience, open_model
-from tests.consolidated import AT_ONCE, check, condensing, heads, summaries, texts
+from tests.consolidated import AT_ONCE, bury, check, condensing, heads, summaries, texts
 from tests.model_stub import model_stub
 from tests.recall_service import RecallService, current
 from tests.waiting import wait_until
@@ -71,20 +70,6 @@ async def put(board: Blackboard, session: str = "s1", mark: str = "Pump") -> dic
     made = texts(12, mark)
     refs = await board.put_many("pumps", made, session=session)
     return dict(zip(refs, made, strict=True))
-
-
-async def bury(board: Blackboard, ref: Ref) -> None:
-    """Forget a memory, as an erasure does."""
-    head = await board.log.head(ref.unpinned)
-    assert head is not None
-    write = Write(
-        ref=ref.unpinned,
-        access=head.access,
-        agent=head.agent,
-        expected=head.revision,
-        gone="forgotten",
-    )
-    await board.log.append(write)
 
 
 class Thinking:
@@ -295,29 +280,6 @@ async def test_what_changes_before_the_sources_are_retired_stays(
     assert found[revised.unpinned].content == "Something else."
     others = {found[ref.unpinned].gone for ref in mine if ref != revised}
     assert others == {"retired"}
-
-
-async def test_a_summary_of_something_forgotten_is_taken_back_and_the_rest_returns(
-    board: Blackboard, recall: RecallService
-) -> None:
-    mine = await put(board)
-    await Consolidator(board.session.desk("main", "consolidator"), AT_ONCE).once()
-    (made, *_) = await summaries(board)
-    lost, *others = (source.unpinned for source in made.sources)
-    await bury(board, lost)
-
-    done = await Consolidator(
-        board.session.desk("main", "consolidator"), Rules(policy=(Policy(),))
-    ).once()
-
-    found = await heads(board)
-    assert done.restored == len(others)
-    assert found[made.ref].gone == "forgotten"
-    assert found[lost].gone == "forgotten"
-    assert {found[ref].gone for ref in others} == {None}
-    for ref in others:
-        text = next(text for own, text in mine.items() if own == ref)
-        assert found[ref].content == text
 
 
 async def test_a_budget_is_not_exceeded_and_what_is_over_is_extracted(

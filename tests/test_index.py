@@ -376,17 +376,17 @@ async def test_the_newest_of_a_company_is_of_nobody_else(index: Index) -> None:
             one(4, session="s2"),
             one(5, topic="docs.a.b"),
             one(6, shows=made.RESULTS[0]),
+            one(7),
+            one(8),
         ],
         [],
-        6,
+        8,
     )
 
-    first = await index.newest(usual, 9)
-    assert first is not None
-    assert (first, first.revision) == (one(1).ref.pinned(1), 1)
-    assert await index.newest(usual, 1) is None
-    other = await index.newest(Company("s1", "shared", "docs.a", "customer-1"), 9)
-    assert other is not None
+    assert await index.newest(usual, 9, 5) == [one(n).ref.pinned(n) for n in (8, 7, 1)]
+    assert await index.newest(usual, 8, 1) == [one(7).ref.pinned(7)]
+    assert await index.newest(usual, 1, 5) == []
+    (other,) = await index.newest(Company("s1", "shared", "docs.a", "customer-1"), 9, 5)
     assert other.revision == 2
 
 

@@ -71,6 +71,8 @@ DISCOVERY = "$SRV.>"
 ABOUT_ME = "$SYS.REQ.USER.INFO"
 INBOXES = "_INBOX.>"
 RECALL_VERBS = ("recall", "query", "status", "reindex")
+CONDENSING = "condensing"
+"""What the consolidator is asked: how far it is."""
 
 
 class Permissions(NamedTuple):
@@ -139,7 +141,11 @@ def service_permissions() -> dict[str, Permissions]:
         "consolidator": Permissions(
             # It retires what others wrote, so like the steward it may write on their subjects.
             (*LOOK, *_as("consolidator"), *_stored("mem.>"), INBOXES),
-            (*_inbox("consolidator"), "hint.>", EVENTS, DISCOVERY),
+            (
+                *_inbox("consolidator"),
+                service_subject(ANY, CONDENSING, ANY),
+                *("hint.>", EVENTS, DISCOVERY),
+            ),
         ),
         "recall": Permissions(
             (

@@ -13,10 +13,12 @@ from blackboard.consolidator.groups import AGENT
 from blackboard.consolidator.plan import Due, length, parts
 from blackboard.consolidator.policy import Policy, Rules, read_rules
 from blackboard.consolidator.service import Consolidator, asking
+from blackboard.consolidator.telling import Told, ask
 from blackboard.consolidator.undoing import undo as take_back
 from blackboard.consolidator.writers import OVERHEAD_TOKENS
-from blackboard.errors import InvalidError
+from blackboard.errors import InvalidError, UnavailableError
 from blackboard.models import Model
+from blackboard.session import Desk
 from blackboard.subjects import Ref
 
 consolidate = App(
@@ -58,17 +60,18 @@ async def overview(
 
     Without options what is due is condensed, as the service does it all the
     time. Both may run at once. Settings are in the file that
-    BLACKBOARD_CONSOLIDATE names, by topic.
+    BLACKBOARD_CONSOLIDATE names, by topic. A plan also tells how far the
+    service is, what waits there, and why.
 
     Args:
         now: Whatever there is two of, however young.
         dry_run: Only show what would be done, and what it would take.
         place: The board.
     """
-    async with _consolidator(place) as (one, rules, model):
+    async with _consolidator(place) as (one, desk, rules, model):
         if dry_run:
             planned = [_planned(each, rules, model) for each in await one.plan(now=now)]
-            _show(planned, place, model)
+            _show(planned, await _told(desk), place, model)
             return
         done = await one.once(now=now)
     waits = list(one.waits.values())
@@ -80,7 +83,7 @@ async def overview(
             "summaries": f"{done.summaries} of {done.condensed} memories",
             "tokens": f"{done.kept} left of {done.read}",
             "retired": done.retired,
-            "brought back": done.restored or None,
+            "made again": done.remade or None,
             "model": f"{done.spent} tokens" if model is not None else "none: picked sentences",
         }
     )
@@ -115,12 +118,20 @@ async def undo(reference: str, /, *, place: Place = HERE) -> None:
 @asynccontextmanager
 async def _consolidator(
     place: Place,
-) -> AsyncGenerator[tuple[Consolidator, Rules, Model | None]]:
+) -> AsyncGenerator[tuple[Consolidator, Desk, Rules, Model | None]]:
     settings = place.settings()
     rules = read_rules(settings.consolidate_file)
     async with opened(place, agent=AGENT) as board, asking(settings) as model:
         desk = board.session.desk(board.name, AGENT)
-        yield Consolidator(desk, rules, model), rules, model
+        yield Consolidator(desk, rules, model), desk, rules, model
+
+
+async def _told(desk: Desk) -> Told | None:
+    try:
+        return await ask(desk.log.connection, desk.log.board, desk.log.agent)
+    except UnavailableError as error:
+        warn(f"the consolidator does not answer: {clean(str(error))}")
+        return None
 
 
 def _planned(due: Due, rules: Rules, model: Model | None) -> Planned:
@@ -150,13 +161,37 @@ def _becomes(policy: Policy) -> str:
     return {"retire": "retired", "keep": "kept", "ttl": "left to their ttl"}[policy.sources]
 
 
-def _show(planned: list[Planned], place: Place, model: Model | None) -> None:
+def _show(planned: list[Planned], told: Told | None, place: Place, model: Model | None) -> None:
     if place.as_json:
-        say_json(planned)
+        say_json({"due": planned, "service": told})
         return
-    if not planned:
+    if planned:
+        _show_plan(planned, model)
+    else:
         say("nothing is due")
-        return
+    say()
+    say(f"service: {service_line(told)}")
+    for one in told.waits if told is not None else ():
+        until = "" if one.until is None else f" until {one.until:%H:%M:%S} UTC"
+        say(f"  {clean(one.group)} waits{until}: {clean(one.why)}")
+
+
+def service_line(told: Told | None) -> str:
+    """How far the running consolidator is, in a line."""
+    if told is None:
+        return "no consolidator runs (`blackboard up` has one)"
+    if told.looked is None:
+        return "reads the board"
+    budget = f"{told.model} with {told.budget}" if told.model else None
+    undone = (
+        f"{told.undone} memories left alone since they were taken back" if told.undone else None
+    )
+    groups = "1 group waits" if told.waiting == 1 else f"{told.waiting} groups wait"
+    words = [groups, undone, budget]
+    return ", ".join(clean(word) for word in words if word)
+
+
+def _show_plan(planned: list[Planned], model: Model | None) -> None:
     names = ["memories", "bytes", "tokens", "summaries", "left"]
     columns = ["topic", "session", "user", "why", *names, "sources"]
     table(

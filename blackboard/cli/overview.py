@@ -9,9 +9,11 @@ import msgspec
 
 from blackboard.batches import lost
 from blackboard.board import Blackboard
+from blackboard.cli.consolidate import service_line
 from blackboard.cli.holdings import Held, held, print_held
 from blackboard.cli.output import fields, say, say_json, size, table
 from blackboard.cli.place import HERE, Place, opened
+from blackboard.consolidator.telling import Told, ask
 from blackboard.errors import SettingsError, UnavailableError
 from blackboard.explain import Spent
 from blackboard.jetstream import Start, consumers
@@ -140,6 +142,8 @@ class Stats(msgspec.Struct):
     kinds: dict[str, int]
     once: OnceStats
     condensed: CondensedStats
+    consolidator: Told | None
+    """None when no service answers."""
     streams: list[StreamStats]
     consumers: list[Lag]
     lost: dict[str, int]
@@ -168,6 +172,7 @@ async def stats(*, place: Place = HERE) -> None:
             kinds=dict(Counter(memory.kind for memory in memories).most_common()),
             once=_once(memories),
             condensed=_condensed(memories),
+            consolidator=await _told(board),
             streams=await _streams(board),
             consumers=await lags(board),
             lost=dict(zip(("audit_events", "spans"), await lost(board, RECENT), strict=True)),
@@ -200,6 +205,14 @@ def _condensed(memories: list[Memory]) -> CondensedStats:
         tokens=sum(tokens(str(memory.content)) for memory in made),
         spent=Spent.of(memory.cost for memory in made),
     )
+
+
+def _waiting_line(told: Told | None) -> str:
+    line = service_line(told)
+    if told is None or not told.waits:
+        return line
+    first = told.waits[0]
+    return f"{line}; {first.group}: {first.why}"
 
 
 def _number(text: str | None) -> int:
@@ -242,6 +255,13 @@ async def _streams(board: Blackboard) -> list[StreamStats]:
     return rows
 
 
+async def _told(board: Blackboard) -> Told | None:
+    try:
+        return await ask(board.session.connection, board.name, board.agent)
+    except UnavailableError:
+        return None
+
+
 async def _index(board: Blackboard) -> Status | None:
     try:
         return await board.finder.status()
@@ -270,6 +290,7 @@ def _print_stats(stats: Stats) -> None:
             "  saved": stats.once.saved,
             "condensed": _condensed_line(stats.condensed),
             "  spent": stats.condensed.spent if stats.condensed.summaries else None,
+            "  waiting": _waiting_line(stats.consolidator),
             "lost": f"{stats.lost['audit_events']} audit events, {stats.lost['spans']} spans",
             "stays": None if stats.retention else "everything: there is no retention policy",
             "index": _index_line(stats.index),

@@ -13,6 +13,7 @@ import msgspec
 from blackboard import clock
 from blackboard.background import background
 from blackboard.codec import canonical
+from blackboard.consolidator.drafting import Draft
 from blackboard.consolidator.groups import AGENT, Groups, Key
 from blackboard.errors import UnavailableError
 from blackboard.finder import Finder
@@ -38,7 +39,8 @@ class Outcome(msgspec.Struct):
     summaries: int = 0
     condensed: int = 0
     retired: int = 0
-    restored: int = 0
+    remade: int = 0
+    """Summaries that took the place of one of which a source was forgotten."""
     read: int = 0
     """Tokens of what was condensed."""
     kept: int = 0
@@ -83,6 +85,12 @@ class Bench:
         log = self.desk.log
         last = await log.reads.last(Pattern(">").subject(log.board))
         await self.reached(0 if last is None else last.sequence)
+
+    def note(self, ref: Ref, made: Draft, revision: int) -> None:
+        """Count a summary that is stored."""
+        count = len(made.memory.sources)
+        self.outcome.add(Outcome(1, count, read=made.read, kept=made.kept, spent=made.spent))
+        self.desk.journal.audit("condense", str(ref), revision=revision, count=count)
 
     @asynccontextmanager
     async def holding(self, key: Key) -> AsyncGenerator["Hold | None"]:

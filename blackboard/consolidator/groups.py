@@ -2,9 +2,10 @@
 
 Nothing here is kept anywhere else. After a restart the newest revision of every memory is read
 again, and with it which summaries there are, what they were made from, and what of that is left.
+Of each memory that can be condensed, or was, a few hundred bytes are held.
 """
 
-from collections import defaultdict
+import sys
 from datetime import datetime
 
 import msgspec
@@ -13,7 +14,8 @@ from blackboard.clock import now
 from blackboard.consolidate.extract import learnt
 from blackboard.consolidate.lexicon import Lexicon
 from blackboard.consolidator.policy import OWN_KINDS, UNTOUCHABLE, Policy, Rules
-from blackboard.messages import Memory
+from blackboard.errors import InvalidError
+from blackboard.messages import CONDENSED, Memory
 from blackboard.plaintext import plain
 from blackboard.retention import Retention
 from blackboard.subjects import ANSWERS, CONSOLIDATOR, ONCE, Ref
@@ -47,15 +49,31 @@ class Key(msgspec.Struct, frozen=True, order=True):
         return f"{self.topic} ({', '.join(parts) or 'loose'})"
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A memory that may be condensed."""
 
     ref: Ref
     """Pinned."""
+    name: Ref
+    """The same, unpinned."""
     stored: datetime
     bytes: int
     tokens: int
     expires: datetime | None = None
+
+
+class Orphan(msgspec.Struct, frozen=True):
+    """What is left of a summary that was forgotten.
+
+    Attributes:
+        key: Of its group; all that it shares with its topic where more is not known any more.
+        sources: What it was made from, as far as is known: unpinned, some of them gone.
+        tombstone: The revision by which it was forgotten.
+    """
+
+    key: Key
+    sources: tuple[Ref, ...]
+    tombstone: int
 
 
 class Groups:
@@ -67,6 +85,7 @@ class Groups:
         lexicon: How rare words are on the board.
         summaries: Live summaries and what they were made from, pinned.
         tainted: Those of them of which a source was forgotten.
+        orphans: By forgotten summary, what another is to be made from.
         undone: Memories that are not to be condensed again.
         position: The last revision taken in.
     """
@@ -77,11 +96,16 @@ class Groups:
         self.lexicon = Lexicon()
         self.summaries: dict[Ref, tuple[Ref, ...]] = {}
         self.tainted: set[Ref] = set()
+        self.orphans: dict[Ref, Orphan] = {}
         self.undone: set[Ref] = set()
         self.position = 0
         self._members: dict[Key, dict[Ref, Candidate]] = {}
         self._places: dict[Ref, Key] = {}
-        self._covers: dict[Ref, dict[Ref, int]] = defaultdict(dict)
+        self._shared: dict[Key, Key] = {}
+        # A source's summaries, each with the revision it was made from; hardly ever more than one.
+        self._covers: dict[Ref, tuple[tuple[Ref, int], ...]] = {}
+        # What summaries that are not there retired, until it is known how they went.
+        self._bereft: dict[Ref, list[Ref]] = {}
         self._echoes: set[Ref] = set()
         self._keys: dict[Ref, Key] = {}
         # Summaries that may leave something to do, and the revision they are known from.
@@ -96,8 +120,7 @@ class Groups:
         if memory.agent == AGENT and not ref.shared and (memory.gone or memory.kind == "summary"):
             self._summary(ref, memory)
         if memory.gone is not None:
-            if memory.gone == "forgotten":
-                self._forget(ref)
+            self._gone(ref, memory)
             return
         self._forgotten.discard(ref)
         if any(source.unpinned in self._echoes for source in memory.sources):
@@ -111,6 +134,10 @@ class Groups:
         policy = self.rules.of(key.topic)
         rule = None if self.retention is None else self.retention.rule_of(key.topic, key.access)
         return policy if rule is None else policy.hastened(rule)
+
+    def group_of(self, summary: Ref) -> Key | None:
+        """The group of a live summary."""
+        return self._keys.get(summary)
 
     def keys(self) -> list[Key]:
         """The groups that have anything."""
@@ -132,8 +159,8 @@ class Groups:
 
     def covering(self, source: Ref) -> set[Ref]:
         """The live summaries made from exactly this revision."""
-        over = self._covers.get(source.unpinned, {})
-        return {summary for summary, revision in over.items() if revision == source.revision}
+        over = self._covers.get(source.unpinned, ())
+        return {summary for summary, revision in over if revision == source.revision}
 
     def unretired(self, summary: Ref) -> list[Ref]:
         """Sources of a summary that are there as they were condensed."""
@@ -157,21 +184,28 @@ class Groups:
                 found.setdefault(own, []).append(summary)
             elif self.position >= self._open[summary]:
                 del self._open[summary]  # a source that was retired or revised stays so
+        for one in self.orphans.values():
+            if key is None or one.key == key:
+                found.setdefault(one.key, [])
         return found
 
     def _enter(self, ref: Ref, memory: Memory) -> None:
         key = key_of(memory)
+        # One name, and one key, for all that share it: each came in a message of its own.
+        key = self._shared.setdefault(key, key)
+        name = Ref(sys.intern(ref.agent), sys.intern(ref.topic), ref.id)
         text = plain(memory, LEARNT_CHARS) if memory.content_of is None else ""
         self.lexicon.learn(learnt(text))
         size = memory.blob.size if memory.blob is not None else len(text)
-        self._members.setdefault(key, {})[ref] = Candidate(
-            ref=memory.pinned,
+        self._members.setdefault(key, {})[name] = Candidate(
+            ref=name.pinned(memory.revision),
+            name=name,
             stored=memory.stored or now(),
             bytes=size,
             tokens=tokens(text),
             expires=memory.expires,
         )
-        self._places[ref] = key
+        self._places[name] = key
 
     def _leave(self, ref: Ref) -> None:
         key = self._places.pop(ref, None)
@@ -179,36 +213,60 @@ class Groups:
             members = self._members[key]
             del members[ref]
             if not members:
-                del self._members[key]
+                del self._members[key], self._shared[key]
+
+    def _gone(self, ref: Ref, memory: Memory) -> None:
+        if memory.gone == "forgotten":
+            self._forgotten.add(ref)
+            for summary, _ in self._covers.get(ref, ()):
+                self.tainted.add(summary)
+                self._open[summary] = self.position
+        elif memory.gone == "retired" and memory.condenses:
+            try:
+                summary = Ref.parse((memory.reason or "").removeprefix(CONDENSED))
+            except InvalidError:
+                return  # anybody may give such a reason
+            if summary.agent == AGENT and summary not in self.summaries:
+                self._bereft.setdefault(summary, []).append(ref)
 
     def _summary(self, ref: Ref, memory: Memory) -> None:
         before = self.summaries.pop(ref, ())
-        self._keys.pop(ref, None)
+        key = self._keys.pop(ref, None) or Key(memory.access, memory.topic)
         self._open.pop(ref, None)
         self.tainted.discard(ref)
         for source in before:
-            self._covers[source.unpinned].pop(ref, None)
-            if not self._covers[source.unpinned]:
-                del self._covers[source.unpinned]
+            self._uncover(source.unpinned, ref)
+        bereft = self._bereft.pop(ref, ())
         if memory.gone == "retired":
             # Somebody took the summary back on purpose; making it again would be no undo.
             self.undone.update(source.unpinned for source in before)
+        elif memory.gone == "forgotten":
+            left = dict.fromkeys((*(source.unpinned for source in before), *bereft))
+            if left:
+                self.orphans[ref] = Orphan(key, tuple(left), memory.revision)
         if memory.gone is not None:
             return
         self._echoes.add(ref)
         self._keys[ref] = key_of(memory)
         self._open[ref] = memory.revision
-        self.summaries[ref] = memory.sources
-        for source in memory.sources:
-            self._covers[source.unpinned][ref] = source.revision or 0
-            if source.unpinned in self._forgotten:
-                self.tainted.add(ref)
+        self.summaries[ref] = tuple(self._cover(source, ref) for source in memory.sources)
 
-    def _forget(self, ref: Ref) -> None:
-        self._forgotten.add(ref)
-        for summary in self._covers.get(ref, ()):
+    def _cover(self, source: Ref, summary: Ref) -> Ref:
+        """Remember that a summary stands for a source; gives the source as it is remembered."""
+        name = source.unpinned
+        key = self._places.get(name)
+        if key is not None:
+            known = self._members[key][name]
+            name, source = known.name, known.ref if known.ref == source else source
+        self._covers[name] = (*self._covers.get(name, ()), (summary, source.revision or 0))
+        if name in self._forgotten:
             self.tainted.add(summary)
-            self._open[summary] = self.position
+        return source
+
+    def _uncover(self, name: Ref, summary: Ref) -> None:
+        left = tuple(one for one in self._covers.pop(name, ()) if one[0] != summary)
+        if left:
+            self._covers[name] = left
 
     def _is_eligible(self, memory: Memory, policy: Policy) -> bool:
         ref = memory.ref.unpinned

@@ -8,7 +8,6 @@ import anyio
 from blackboard.consolidator.bench import Bench, Hold, WaitingError
 from blackboard.consolidator.groups import AGENT
 from blackboard.consolidator.policy import Policy
-from blackboard.consolidator.undoing import give_back
 from blackboard.envelope import Write
 from blackboard.errors import ConflictError, UnavailableError
 from blackboard.jetstream import Outgoing
@@ -38,11 +37,9 @@ class Retiring:
         self._policy = policy
 
     async def finish(self, made: Sequence[Ref]) -> None:
-        """Retire what summaries stand for; give back those of which something was forgotten."""
+        """Retire what summaries stand for, but for those of which something was forgotten."""
         conflicts = 0
         while conflicts < TRIES:
-            for summary in [one for one in made if one in self._groups.tainted]:
-                await self._take_back(summary)
             left = self._left(made)
             if not left:
                 return
@@ -65,12 +62,6 @@ class Retiring:
                 left[summary] = sources
                 room -= len(sources)
         return left
-
-    async def _take_back(self, summary: Ref) -> None:
-        sources = self._groups.summaries.get(summary, ())
-        back = await give_back(self._bench.desk, summary, sources, gone="forgotten")
-        self._bench.outcome.restored += back
-        await self._bench.catch_up()
 
     async def _indexed(self, made: Sequence[Ref]) -> None:
         """Wait until recall has some summaries.

@@ -22,6 +22,7 @@ from blackboard.consolidator.groups import AGENT, Candidate, Groups, Key
 from blackboard.consolidator.plan import Due, due
 from blackboard.consolidator.policy import Rules, read_rules
 from blackboard.consolidator.spending import Spending, SpentError
+from blackboard.consolidator.telling import MOST, Told, Waits, telling
 from blackboard.consolidator.undoing import Undone
 from blackboard.consolidator.work import work_on
 from blackboard.consolidator.writers import Extractor, ModelWriter, Writer, Written
@@ -51,6 +52,8 @@ MODEL_TRIES = 2
 MODEL_S = 60.0
 """How long one call may take; then other groups have their turn."""
 STRIDE = 64
+TURN = "for its turn"
+ELSEWHERE = "another consolidator works on it"
 
 
 async def serve(connection: Connection, settings: Settings) -> None:
@@ -70,7 +73,9 @@ async def serve(connection: Connection, settings: Settings) -> None:
 
         async def keep(board: str) -> None:
             async with take_desk(connection, settings, board, AGENT) as desk:
-                await Consolidator(desk, rules, model).run()
+                consolidator = Consolidator(desk, rules, model)
+                async with telling(connection, board, consolidator.tell):
+                    await consolidator.run()
 
         await keep_boards(connection, keep)
 
@@ -88,14 +93,6 @@ async def asking(settings: Settings) -> AsyncGenerator[Model | None]:
         yield model
 
 
-class Waits(msgspec.Struct, frozen=True):
-    """A group that is not condensed now, and why."""
-
-    group: str
-    why: str
-    until: datetime | None = None
-
-
 class Consolidator:
     """Condenses on one board.
 
@@ -107,7 +104,7 @@ class Consolidator:
 
     Attributes:
         groups: What is known of the board.
-        waits: What is not done, by group.
+        waits: What failed, or is held by another, by group.
     """
 
     def __init__(
@@ -121,6 +118,9 @@ class Consolidator:
         self._spending = Spending(desk.log, rules.budget, calls=MODEL_TRIES)
         self._model = None if model is None else ModelWriter(model, self._spending)
         self._bench = Bench(desk, self.groups, self._reach, lease_s=lease_s)
+        self._since = clock.now()
+        self._looked: datetime | None = None
+        self._left: dict[Key, int] = {}
         self._failures: dict[Key, int] = {}
         self._progress = anyio.Event()
         self._caught_up = anyio.Event()
@@ -132,9 +132,7 @@ class Consolidator:
 
     async def run(self) -> None:
         """Condense what is due, now and whenever something becomes so; returns never."""
-        async with background() as group:
-            group.start_soon(self.follow)
-            await self._caught_up.wait()
+        async with self._following():
             while True:
                 await self.tend()
                 await anyio.sleep(TICK_S)
@@ -145,19 +143,24 @@ class Consolidator:
         Args:
             now: Whatever there is two of, however young.
         """
-        async with background() as group:
-            group.start_soon(self.follow)
-            await self._caught_up.wait()
+        async with self._following():
             await self.tend(now=now)
         return self.outcome
 
     async def plan(self, *, now: bool = False) -> list[Due]:
         """What would be condensed."""
+        async with self._following():
+            await self._learn_retention()
+        return list(due(self.groups, clock.now(), now=now))
+
+    @asynccontextmanager
+    async def _following(self) -> AsyncGenerator[None]:
+        """Know for the block what is on the board, all that is there when it begins."""
+        self._caught_up = anyio.Event()
         async with background() as group:
             group.start_soon(self.follow)
             await self._caught_up.wait()
-        await self._learn_retention()
-        return list(due(self.groups, clock.now(), now=now))
+            yield
 
     async def follow(self) -> None:
         """Take in the board, and what is stored on it from then on; returns never."""
@@ -168,6 +171,29 @@ class Consolidator:
                 logger.warning("cannot follow board %s: %s", self._log.board, error)
             await anyio.sleep(RETRY_S)
 
+    async def tell(self) -> Told:
+        """How far it is; from what is known already, so it costs next to nothing."""
+        left = sorted(self._left.items(), key=lambda one: str(one[0]))
+        waits = [self._waits(key, memories) for key, memories in left[:MOST]]
+        asks = self._model is not None
+        return Told(
+            since=self._since,
+            looked=self._looked,
+            groups=len(self.groups.keys()),
+            undone=len(self.groups.undone),
+            model=self._model.name if self._model is not None else None,
+            budget=await self._spending.left() if asks else None,
+            waits=tuple(waits),
+            waiting=len(left),
+            done=self.outcome,
+        )
+
+    def _waits(self, key: Key, memories: int) -> Waits:
+        known = self.waits.get(key)
+        if known is None:
+            return Waits(str(key), TURN, memories=memories)
+        return msgspec.structs.replace(known, memories=memories)
+
     async def tend(self, *, now: bool = False) -> None:
         """Condense what is due, and finish what is half done."""
         await self._learn_retention()
@@ -176,6 +202,8 @@ class Consolidator:
         jobs.update((one.key, one) for one in due(self.groups, moment, now=now))
         for key in self.waits.keys() - jobs.keys():
             del self.waits[key]
+        self._looked = moment
+        self._left = {key: 0 if job is None else len(job.members) for key, job in jobs.items()}
         ready = [
             key
             for key in jobs
@@ -245,6 +273,9 @@ class Consolidator:
             if await work_on(self._bench, key, members, self._writer(key)):
                 self._failures.pop(key, None)
                 self.waits.pop(key, None)
+                self._left.pop(key, None)
+            else:
+                self.waits[key] = Waits(str(key), ELSEWHERE)
             if self._model is None:
                 took_s = anyio.current_time() - began
                 await anyio.sleep(min(LONGEST_REST_S, REST * took_s))

@@ -5,7 +5,6 @@ meanwhile stays as it is.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
@@ -52,26 +51,11 @@ async def undo(desk: Desk, summary: Ref) -> int:
         raise GoneError(
             f"{lost[0]} and {len(lost) - 1} more that {summary} stands for", "deleted for good"
         )
-    return await give_back(desk, summary.unpinned, head.sources, gone="retired")
+    return await _give_back(desk, summary.unpinned, head.sources)
 
 
-async def give_back(
-    desk: Desk, summary: Ref, sources: Sequence[Ref], *, gone: Literal["retired", "forgotten"]
-) -> int:
-    """Put a tombstone over a summary, and on each source that it retired what was condensed.
-
-    Args:
-        desk: At the board, under the consolidator's name.
-        summary: Unpinned.
-        sources: Pinned.
-        gone: `retired` also remembers that the sources are not to be condensed again.
-
-    Returns:
-        How many sources came back.
-
-    Raises:
-        ConflictError: They changed all the time; try again.
-    """
+async def _give_back(desk: Desk, summary: Ref, sources: Sequence[Ref]) -> int:
+    """Put a tombstone over a summary, and on each source that it retired what was condensed."""
     log = desk.log
     for _ in range(TRIES):
         head = await log.head(summary)
@@ -87,12 +71,11 @@ async def give_back(
                 access=head.access,
                 agent=AGENT,
                 expected=head.revision,
-                gone=gone,
+                gone="retired",
                 reason="its sources are back",
             )
             writes.insert(0, taken)
-            if gone == "retired":
-                records.append(_record(desk, head))
+            records.append(_record(desk, head))
         try:
             for start in range(0, len(writes), BATCH):
                 await log.append_many(writes[start : start + BATCH], records if not start else ())

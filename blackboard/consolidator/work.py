@@ -1,28 +1,26 @@
 """The work on one group: write summaries, put them, and have what they stand for retired."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
 
 import anyio
 
-from blackboard import clock
 from blackboard.background import background
-from blackboard.consolidate.extract import Said
-from blackboard.consolidator.bench import Bench, Hold, Outcome, WaitingError
+from blackboard.consolidator.bench import Bench, Hold, WaitingError
+from blackboard.consolidator.drafting import draft
 from blackboard.consolidator.groups import AGENT, Candidate, Key
-from blackboard.consolidator.plan import SUMMARY_TOKENS, length, parts, summary_of
+from blackboard.consolidator.plan import SUMMARY_TOKENS, parts, summary_of
 from blackboard.consolidator.policy import Policy
+from blackboard.consolidator.remaking import remake
 from blackboard.consolidator.retiring import Retiring
-from blackboard.consolidator.writers import Writer, Written
+from blackboard.consolidator.writers import Writer
 from blackboard.envelope import Write, is_expired
 from blackboard.errors import ConflictError, TerminalError, UnavailableError
 from blackboard.jetstream import Outgoing
 from blackboard.messages import Memory
-from blackboard.plaintext import day_of, plain
+from blackboard.plaintext import plain
 from blackboard.search import Filter, QueryRequest, RecallRequest
 from blackboard.subjects import Ref
-from blackboard.tokens import tokens
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +80,10 @@ class _Work:
             done = {one.ref for one in part}
             left = [one for one in left if one.ref not in done]
         # Behind all of them, so that the index takes them in while others are written.
-        await Retiring(self._bench, self._hold, self._policy).finish(made)
+        retiring = Retiring(self._bench, self._hold, self._policy)
+        await retiring.finish(made)
+        while made := await remake(self._bench, self._hold, self._writer):
+            await retiring.finish(made)
 
     def _is_enough(self, members: Sequence[Candidate]) -> bool:
         """Two memories, or one that is long."""
@@ -132,25 +133,16 @@ class _Work:
             # Somebody took it back; what it stood for is not condensed again.
             self._groups.undone.update(one.ref.unpinned for one in part)
             return None
-        memories = await self._read(part)
-        if not memories:
-            return None
-        said = [Said(plain(one, MAX_CHARS), one.agent, day_of(one)) for one in memories]
-        read = sum(tokens(one.text) for one in said)
-        written = await self._writer.write(said, length(read, self._policy))
-        if not written.text:
+        made = await draft(self._writer, self._key, await self._read(part), self._policy)
+        if made is None:
             return None
         try:
-            memory = self._memory(memories, written, read)
-            revision = await self._put(ref, memory, memories, 0 if head is None else head.revision)
+            revision = await self._put(ref, made.memory, 0 if head is None else head.revision)
         except ConflictError:
             logger.info("board %s: %s changed meanwhile", self._log.board, self._key)
             return None
         await self._bench.reached(revision)
-        done = Outcome(summaries=1, condensed=len(memories), read=read, kept=tokens(written.text))
-        done.spent = written.cost.tokens
-        self._bench.outcome.add(done)
-        self._bench.desk.journal.audit("condense", str(ref), revision=revision, count=len(memories))
+        self._bench.note(ref, made, revision)
         return ref
 
     async def _read(self, part: Sequence[Candidate]) -> list[Memory]:
@@ -175,29 +167,7 @@ class _Work:
                 await slots.acquire()
         return [memory for memory in found if memory is not None]
 
-    def _memory(self, memories: Sequence[Memory], written: Written, read: int) -> Memory:
-        common: Mapping[str, str] = {
-            name: value
-            for name, value in memories[0].tags.items()
-            if all(memory.tags.get(name) == value for memory in memories)
-        }
-        tags = {**common, "memories": str(len(memories)), "tokens": str(read)}
-        if written.prompt is not None:
-            tags["prompt"] = written.prompt
-        return Memory(
-            content=written.text,
-            kind="summary",
-            session=self._key.session,
-            user=self._key.user,
-            tags=tags,
-            priority=max(memory.priority for memory in memories),
-            sources=tuple(memory.pinned for memory in memories),
-            cost=written.cost,
-            happened=max(map(_moment, memories)),
-            hops=max(memory.hops for memory in memories),
-        )
-
-    async def _put(self, ref: Ref, memory: Memory, sources: Sequence[Memory], expected: int) -> int:
+    async def _put(self, ref: Ref, memory: Memory, expected: int) -> int:
         """Store a summary, if every source is what was read and the group is still ours.
 
         Raises:
@@ -207,8 +177,8 @@ class _Work:
             ref=ref, access=self._key.access, agent=AGENT, expected=expected, memory=memory
         )
         guards = [
-            self._hold.guard(f"s-{ref.id}-{number}", source.pinned)
-            for number, source in enumerate(sources)
+            self._hold.guard(f"s-{ref.id}-{number}", source)
+            for number, source in enumerate(memory.sources)
         ]
         revision = 0
 
@@ -219,7 +189,3 @@ class _Work:
 
         await self._hold.commit(store)
         return revision
-
-
-def _moment(memory: Memory) -> datetime:
-    return memory.happened or memory.stored or clock.now()

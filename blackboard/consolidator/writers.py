@@ -89,6 +89,11 @@ class ModelWriter:
         self._model = model
         self._spending = spending
 
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self._model.name
+
     async def write(self, said: Sequence[Said], budget: int) -> Written:
         """Condense memories with one completion; see `Writer.write`."""
         prompt, system = prompt_of(said), instructions(budget)

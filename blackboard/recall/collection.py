@@ -171,8 +171,8 @@ class Collection(ABC):
             counts[what] = _named(values) if what == "tag" else values
         return await self._count(condition), counts
 
-    async def newest(self, company: Company, before: int) -> Ref | None:
-        """The last memory before a revision, of its company; see `Index.newest`."""
+    async def newest(self, company: Company, before: int, limit: int) -> list[Ref]:
+        """The last memories before a revision, of its company; see `Index.newest`."""
         user = company.user
         condition = All(
             (
@@ -184,8 +184,8 @@ class Collection(ABC):
                 Between("revision", lt=before),
             )
         )
-        found = await self._scroll(condition, 1, Sort("revision", descending=True), _ROW)
-        return _pinned(found[0]) if found else None
+        found = await self._scroll(condition, limit, Sort("revision", descending=True), _ROW)
+        return [_pinned(point) for point in found]
 
     async def borrowers(self, refs: Sequence[Ref]) -> list[Ref]:
         """The memories that borrowed words of these; see `Index.borrowers`."""

@@ -151,7 +151,7 @@ class Desk:
         embedder = await kept.ready()
         asked = question(text)
         with anyio.move_on_after(EMBED_S):
-            row = (await embedder.embed([asked.bare]))[0]
+            row = (await embedder.embed([asked.bare], urgent=True))[0]
             return Vectors(row, asked.words)
         raise ModelBusyError(f"{embedder.name!r} took longer than {EMBED_S:g} s; try again")
 

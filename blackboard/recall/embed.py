@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from blackboard.errors import ModelRefusedError
 from blackboard.models import Model
 from blackboard.recall import weights
+from blackboard.recall.hands import Hands
 from blackboard.recall.weights import FloatArray, Precision, Session
 
 MINILM_DIMENSIONS = 384
@@ -29,8 +30,6 @@ MAX_CHARS = 16_384
 WINDOW = 2048
 """Texts tokenized at a time, which bounds the memory of a large call."""
 MOST_THREADS = 4
-FEW = 2
-"""So many texts are a question, which does not queue behind texts that are indexed."""
 
 
 class Embedder(Protocol):
@@ -46,8 +45,12 @@ class Embedder(Protocol):
         """Numbers in a vector."""
         ...
 
-    async def embed(self, texts: Sequence[str]) -> FloatArray:
+    async def embed(self, texts: Sequence[str], *, urgent: bool = False) -> FloatArray:
         """Embed texts.
+
+        Args:
+            texts: Any number.
+            urgent: Somebody waits for it: a question does not queue behind what is indexed.
 
         Returns:
             (n, d) float32, rows of unit length in the order of `texts`; (0, d) for no texts.
@@ -62,8 +65,8 @@ class Embedder(Protocol):
 class MiniLM:
     """all-MiniLM-L6-v2 in this process; make one with `open` and share it.
 
-    Texts are cut at 256 tokens. Runs in worker threads, as many as it may use cores, so the event
-    loop stays free.
+    Texts are cut at 256 tokens. Runs in threads, as many as it may use cores, so the event loop
+    stays free; what is not urgent in such that give way.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class MiniLM:
         self._session = session
         self._tokenizer = tokenizer
         self._threads = threads
-        self._limiter = anyio.CapacityLimiter(threads)
+        self._hands = Hands(threads)
         self._quick = anyio.CapacityLimiter(threads)
         self.precision = precision
 
@@ -116,26 +119,23 @@ class MiniLM:
         """Always 384."""
         return MINILM_DIMENSIONS
 
-    async def embed(self, texts: Sequence[str]) -> FloatArray:
+    async def embed(self, texts: Sequence[str], *, urgent: bool = False) -> FloatArray:
         """Embed texts; see `Embedder.embed`. Never refuses, never busy."""
         vectors = np.empty((len(texts), MINILM_DIMENSIONS), dtype=np.float32)
-        if len(texts) <= FEW:
+        if urgent:
             await anyio.to_thread.run_sync(self._at_once, vectors, texts, limiter=self._quick)
             return vectors
         for start in range(0, len(texts), WINDOW):
             rows = vectors[start : start + WINDOW]
             window = texts[start : start + WINDOW]
-            tokens = await anyio.to_thread.run_sync(self._tokenize, window, limiter=self._limiter)
+            tokens = await self._hands.run(self._tokenize, window)
             async with anyio.create_task_group() as group:
-                for hand in _hands([len(ids) for ids in tokens], self._threads):
-                    group.start_soon(self._fill, rows, tokens, hand)
+                for hand in _dealt([len(ids) for ids in tokens], self._threads):
+                    group.start_soon(self._hands.run, self._run, rows, tokens, hand)
         return vectors
 
     def _at_once(self, rows: FloatArray, texts: Sequence[str]) -> None:
         self._run(rows, self._tokenize(texts), range(len(texts)))
-
-    async def _fill(self, rows: FloatArray, tokens: list[list[int]], hand: list[int]) -> None:
-        await anyio.to_thread.run_sync(self._run, rows, tokens, hand, limiter=self._limiter)
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         # A lone surrogate is legal in a Python string and a panic in the tokenizer.
@@ -149,7 +149,7 @@ class MiniLM:
             rows[place] = self._session.run(None, feed)[0][0]
 
 
-def _hands(lengths: Sequence[int], threads: int) -> list[list[int]]:
+def _dealt(lengths: Sequence[int], threads: int) -> list[list[int]]:
     """Deal places to threads, longest texts first, so that all are done at about the same time."""
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     return [hand for first in range(threads) if (hand := order[first::threads])]
@@ -190,7 +190,7 @@ class EndpointEmbedder:
         """As learned from the endpoint."""
         return self._dimensions
 
-    async def embed(self, texts: Sequence[str]) -> FloatArray:
+    async def embed(self, texts: Sequence[str], *, urgent: bool = False) -> FloatArray:
         """Embed texts, `batch` in a request, one request after another; see `Embedder.embed`."""
         vectors = np.empty((len(texts), self._dimensions), dtype=np.float32)
         for start in range(0, len(texts), self._batch):

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import anyio.lowlevel
@@ -35,6 +35,8 @@ SESSIONS = 10_000
 STRIDE = 8
 """Texts made at a time, between which searches get their turn."""
 KEPT_CHARS = 1_000
+AUTHORS = 1_000
+"""Names whose vectors are at hand."""
 PROBE = "Is anybody there?"
 
 
@@ -57,6 +59,7 @@ class Entries:
         self._embedder = embedder
         self._said: OrderedDict[Company, deque[Memory]] = OrderedDict()
         self._companies: dict[Ref, Company] = {}
+        self._authors: dict[str, FloatArray] = {}
         self.skipped = 0
         self.seconds: dict[str, float] = {"content": 0.0, "texts": 0.0, "embedding": 0.0}
 
@@ -207,26 +210,29 @@ class Entries:
         """
         found: list[Memory] = []
         below = memory.revision
-        while len(found) < HISTORY:
-            ref = await self._index.newest(company, below)
-            if ref is None or ref.revision is None:
-                break
-            below = ref.revision
-            if ref.unpinned in changed:
-                continue
-            try:
-                found.append(await self._full(await self._reader.unfilled(ref)))
-            except RetryableError:
-                raise
-            except BlackboardError:
-                continue  # taken back meanwhile
-        return found
+        # In one look past all that change: a whole session is retired at once.
+        some = HISTORY + len(changed)
+        while True:
+            refs = await self._index.newest(company, below, some)
+            for ref in refs:
+                if ref.unpinned in changed:
+                    continue
+                try:
+                    found.append(await self._full(await self._reader.unfilled(ref)))
+                except RetryableError:
+                    raise
+                except BlackboardError:
+                    continue  # taken back meanwhile
+                if len(found) == HISTORY:
+                    return found
+            if len(refs) < some:
+                return found
+            below = refs[-1].revision or 0
 
     async def _embedded(self, texts: dict[Ref, Texts]) -> tuple[dict[Ref, Vectors], list[Ref]]:
         """Embed each different text once; also gives those that the embedder refuses."""
-        different = list(
-            dict.fromkeys(one for each in texts.values() for one in (each.bare, each.author) if one)
-        )
+        authors = {each.author for each in texts.values()} - self._authors.keys() - {""}
+        different = list(dict.fromkeys((*authors, *(each.bare for each in texts.values()))))
         places = {text: place for place, text in enumerate(different)}
         try:
             with self._timed("embedding"):
@@ -236,7 +242,16 @@ class Entries:
                 return await self._one_by_one(texts)
             await self._probe()
             return {}, list(texts)
-        return {ref: _vectors(each, rows, places) for ref, each in texts.items()}, []
+        self._authors.update((name, rows[places[name]].copy()) for name in authors)
+        found = {
+            ref: Vectors(
+                leaning(rows[places[each.bare]], self._authors.get(each.author)), each.words
+            )
+            for ref, each in texts.items()
+        }
+        if len(self._authors) > AUTHORS:
+            self._authors.clear()
+        return found, []
 
     async def _one_by_one(self, texts: dict[Ref, Texts]) -> tuple[dict[Ref, Vectors], list[Ref]]:
         await self._probe()
@@ -258,11 +273,6 @@ class Entries:
             await self._embedder.embed([PROBE])
         except ModelRefusedError as error:
             raise RetryableError(f"{error}; indexing waits until that is mended") from error
-
-
-def _vectors(texts: Texts, rows: FloatArray, places: Mapping[str, int]) -> Vectors:
-    author = rows[places[texts.author]] if texts.author else None
-    return Vectors(leaning(rows[places[texts.bare]], author), texts.words)
 
 
 def _company(memory: Memory) -> Company | None:

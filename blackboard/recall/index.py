@@ -260,8 +260,11 @@ class Index(Protocol):
         """How many match, and how many per value; tags as `name=value`."""
         ...
 
-    async def newest(self, company: Company, before: int) -> Ref | None:
-        """The last memory below a revision in the same company that shows no result, pinned."""
+    async def newest(self, company: Company, before: int, limit: int) -> list[Ref]:
+        """The last memories below a revision in the same company that show no result, pinned.
+
+        The nearest first.
+        """
         ...
 
     async def borrowers(self, refs: Sequence[Ref]) -> list[Ref]:

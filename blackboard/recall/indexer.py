@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 BATCH = 128
 """Messages taken in at once, when so many wait."""
+STRIDE = 16
+"""Messages read at a time, between which searches get their turn."""
 BUFFER = 512
 FLUSH_S = 15.0
 """How much work a crash may make the next start repeat; a flush stops searches for a moment."""
@@ -193,7 +196,9 @@ class Indexer:
 
     async def _take(self, batch: Sequence[Message]) -> None:
         newest: dict[Ref, Memory] = {}
-        for message in batch:
+        for number, message in enumerate(batch, 1):
+            if number % STRIDE == 0:
+                await anyio.lowlevel.checkpoint()
             memory = self._log.delivered(message)
             if memory is not None:
                 newest.pop(memory.ref, None)
