@@ -150,7 +150,7 @@ async def _boards(connection: Connection) -> dict[str, str]:
         except InvalidError:
             continue  # somebody else's stream with a name like ours
         info = await connection.stream(memory_stream(board))
-        if info is not None:
+        if info is not None and not is_restoring(info):
             found[board] = info.created
     return found
 

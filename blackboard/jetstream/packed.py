@@ -76,27 +76,24 @@ def unpack(body: bytes) -> Iterator[Record]:
             if last > end or not sequence:
                 raise InvalidError("a packed message that is cut off")
             subject = body[position:first].decode()
-            yield Record(
-                subject, sequence, _signed(time), body[first:second], body[second:last]
-            )
+            yield Record(subject, sequence, _signed(time), body[first:second], body[second:last])
             position = last
     except (IndexError, UnicodeDecodeError) as error:
         raise InvalidError("no packed messages") from error
 
 
-def head(first: int, last: int, messages: int, consumers: list[Consumed], now: int) -> bytes:
+def head(first: int, last: int, consumers: list[Consumed], now: int) -> bytes:
     """What comes before the messages, squeezed.
 
     Args:
         first: The stream's first sequence.
         last: Its last, whether there is a message or not.
-        messages: How many there are.
         consumers: Its durable consumers.
         now: The time, in nanoseconds.
     """
     state: dict[str, object] = {
-        "messages": messages,
-        "bytes": 0,  # what the messages need is reserved as they come
+        "messages": 0,  # these two the broker finds out by itself
+        "bytes": 0,
         "first_seq": first,
         "first_ts": "1970-01-01T00:00:00Z",
         "last_seq": last,

@@ -91,9 +91,7 @@ async def records(
             if isinstance(message, _Exact):
                 headers = message.headers
                 block = headers.block if isinstance(headers, Headers) else b""
-                yield Record(
-                    message.subject, message.sequence, message.time, block, message.data
-                )
+                yield Record(message.subject, message.sequence, message.time, block, message.data)
 
 
 @asynccontextmanager
@@ -179,7 +177,7 @@ async def restore(
             if said.data:
                 connection.check_answer(said.data, what)
 
-    await send(head(first, last, 0, list(consumers), now))
+    await send(head(first, last, list(consumers), now))
     for piece in pieces:
         await send(piece)
     await send(tail())
