@@ -224,10 +224,8 @@ class _Restoring:
             if stream.name != memory.name:
                 await self._replace(stream)
         there = {stream.name for stream in self._backup.streams}
-        own = {
-            one.name for one in streams_of(self._backup.board, Limits(), self._connection.prefix)
-        }
-        for name in own - there:
+        board, prefix = self._backup.board, self._connection.prefix
+        for name in {one.name for one in streams_of(board, Limits(), prefix)} - there:
             await self._connection.create_stream(self._wanted[name])
         await self._connection.api(f"STREAM.UPDATE.{memory.name}", config)
 

@@ -252,8 +252,8 @@ def told(directory: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise SettingsError(
-            f"cannot use {str(directory)!r} ({error.strerror}); backups that are there stay as they "
-            "are: make room, or name another directory, and run it again"
+            f"cannot use {str(directory)!r} ({error.strerror}); backups that are there stay as "
+            "they are: make room, or name another directory, and run it again"
         ) from error
 
 

@@ -12,7 +12,6 @@ from blackboard.backup import Vault, Words
 from blackboard.backup.vault import Heard
 from blackboard.cli.output import clean, say, say_json, table, warn, when
 from blackboard.cli.place import AGENT, HERE, WRITE_HERE, Place, WritingPlace, opened
-from blackboard.codec import to_json
 from blackboard.errors import InvalidError, SettingsError
 from blackboard.session import open_session
 from blackboard.settings import Limits
@@ -44,7 +43,7 @@ async def take(
     """
     if keep is not None and keep < 1:
         raise InvalidError(f"--keep {keep} would leave none; keep at least 1")
-    lies = f"{place.settings().machine}:{directory.absolute()}"
+    lies = _where(directory, place)
     async with opened(place, agent=place.agent) as board:
         done = await backups.take(board.log, directory, place=lies, keep=keep)
         board.journal.audit("backup", lies)
@@ -122,23 +121,17 @@ def show(directory: Path, /, *, as_json: bool = False) -> None:
     vault = Vault(directory)
     found = vault.backups()
     rows = [
-        {
-            "number": one.number,
-            "board": one.board,
-            "at": one.at,
-            "last": one.last,
-            "messages": sum(stream.messages for stream in one.streams),
-            "bytes": one.size,
-            "forgotten": len(one.forgotten),
-        }
+        (
+            *(one.number, one.board, when(one.at), one.last),
+            *(sum(stream.messages for stream in one.streams), one.size, len(one.forgotten)),
+        )
         for one in found
     ]
-    if as_json:
-        say_json([to_json(row) for row in rows])
-        return
     heads = ("number", "board", "at", "last", "messages", "bytes", "forgotten")
-    cells = [[when(row["at"]) if head == "at" else row[head] for head in heads] for row in rows]
-    table(heads, cells, right=("number", "last", "messages", "bytes", "forgotten"))
+    if as_json:
+        say_json([dict(zip(heads, row, strict=True)) for row in rows])
+        return
+    table(heads, rows, right=("number", "last", "messages", "bytes", "forgotten"))
     if vault.heard is not None:
         say(f"what was forgotten is known up to {when(vault.heard.at)}")
 
@@ -202,6 +195,10 @@ async def restore(
         say(f"{done.forgotten} orders to forget were carried out before")
     if without_receipts:
         warn("what was forgotten after that, and is not known here, is there again")
+
+
+def _where(directory: Path, place: Place) -> str:
+    return f"{place.settings().machine}:{directory.absolute()}"
 
 
 def _check_receipts(

@@ -1,10 +1,9 @@
 """A whole stream, read as it is and restored as it was: sequences, times, headers byte for byte.
 
-Reading goes through a consumer, as all reading here does, and not through the broker's own snapshot:
-that cannot begin in the middle, and tells how far consumers are only after it has fixed which
-messages it takes, so that a handler's acknowledgement may be in it and what it made is not. Here
-consumers are looked at first. Restoring takes the broker's own way, the only one that keeps times
-and sequences.
+Reading goes through a consumer, as all reading here does, and not through the broker's own
+snapshot: that tells how far consumers are only after it has fixed which messages it takes, so that
+a handler's acknowledgement may be in it and what the handler made is not. Here consumers are looked
+at first. Restoring takes the broker's own way, the only one that keeps times and sequences.
 """
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -98,7 +97,7 @@ async def records(
 async def _blocks_kept(connection: Connection) -> AsyncGenerator[None]:
     client = connection.client
     if not isinstance(client, Reader):
-        raise AssertionError("every connection has a reader")
+        raise TypeError("every connection has a reader")
     before, client.keeps_blocks = client.keeps_blocks, True
     try:
         yield

@@ -6,7 +6,7 @@ import msgspec
 
 NANOSECONDS = 1_000_000_000
 LIVES = "blackboard-lives"
-"""In a restored stream's metadata: when the streams were made that it goes on from, oldest first."""
+"""In a restored stream's metadata: when those were made that it goes on from, oldest first."""
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +132,8 @@ class StreamInfo(msgspec.Struct, frozen=True):
     @property
     def lives(self) -> tuple[str, ...]:
         """When the streams were made that it goes on from by being restored, oldest first."""
-        text = (self.config.get("metadata") or {}).get(LIVES, "")
+        noted: dict[str, str] = self.config.get("metadata") or {}
+        text = noted.get(LIVES, "")
         return tuple(text.split(",")) if text else ()
 
     @property
