@@ -7,8 +7,8 @@ proves it proves with the public key, and whoever shall go on signing needs the 
 from where secrets are kept.
 """
 
-from blackboard.backup.restore import Restored, restore, words_of
-from blackboard.backup.take import Taken, hear, take
+from blackboard.backup.restoring import Restored, restore, words_of
+from blackboard.backup.taking import Taken, hear, take
 from blackboard.backup.vault import Vault
 from blackboard.backup.words import Words, words_at
 

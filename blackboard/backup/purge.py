@@ -115,6 +115,7 @@ class _Purging:
         self._others: set[str] = set()
         self._leases: set[str] = set()
         self._shown: set[str] = set()
+        self._spans: list[Record] = []
         self._orders = {f"f-{order}" for order in orders}
 
     def run(self) -> Backup:
@@ -144,7 +145,8 @@ class _Purging:
             else:
                 sieve = sieves.get(stream.name)
                 filed = stream if sieve is None else self._sift(stream, sieve)
-                streams.append(self._behind(filed))
+                added = self._spans if stream.name == spans_stream(board) else []
+                streams.append(self._added(self._behind(filed), added))
         done = {*self._backup.forgotten, *(word.order for word in self._words)}
         return msgspec.structs.replace(
             self._backup, streams=tuple(streams), forgotten=tuple(sorted(done))
@@ -213,7 +215,9 @@ class _Purging:
         rest = spans_without(message_of(record), lambda ref: ref.unpinned in self._gone)
         if rest is None:
             return record
-        return record._replace(data=encode_record(rest)) if rest.spans else None
+        if rest.spans:  # as on the board: under a new sequence, for receipts name the old one
+            self._spans.append(record._replace(data=encode_record(rest)))
+        return None
 
     def _of_state(self, record: Record) -> Record | None:
         return None if record.subject in self._shown else record
@@ -233,8 +237,13 @@ class _Purging:
         stream = self._behind(stream)
         last = max([stream.last, *(record.sequence for record in added)])
         added += self._tombstones()
+        return self._added(msgspec.structs.replace(stream, last=last), added)
+
+    def _added(self, stream: Filed, added: Sequence[Record]) -> Filed:
+        if not added:
+            return stream
         numbered = [
-            record._replace(sequence=number) for number, record in enumerate(added, last + 1)
+            record._replace(sequence=number) for number, record in enumerate(added, stream.last + 1)
         ]
         blocks = [
             self._vault.store(numbered[first : first + BATCH])[0]
@@ -242,7 +251,7 @@ class _Purging:
         ]
         return msgspec.structs.replace(
             stream,
-            last=last + len(numbered),
+            last=numbered[-1].sequence,
             messages=stream.messages + len(numbered),
             blocks=(*stream.blocks, *blocks),
             altered=True,

@@ -3,9 +3,10 @@
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from blackboard import backup as backups
 from blackboard.backup import Vault, Words
@@ -15,6 +16,8 @@ from blackboard.cli.place import AGENT, HERE, WRITE_HERE, Place, WritingPlace, o
 from blackboard.errors import InvalidError, SettingsError
 from blackboard.session import open_session
 from blackboard.settings import Limits
+
+Json = Annotated[bool, Parameter(name="--json")]
 
 backup = App(
     name="backup",
@@ -80,7 +83,7 @@ async def receipts(directory: Path, /, *, place: Place = HERE) -> None:
 @backup.command(
     name="verify", help_epilogue="Example:\n\n    blackboard backup verify /srv/backups/main"
 )
-def verify(directory: Path, /, *, as_json: bool = False) -> int:
+def verify(directory: Path, /, *, as_json: Json = False) -> int:
     """Look at every byte of all backups.
 
     Args:
@@ -111,7 +114,7 @@ def verify(directory: Path, /, *, as_json: bool = False) -> int:
 @backup.command(
     name="list", help_epilogue="Example:\n\n    blackboard backup list /srv/backups/main --json"
 )
-def show(directory: Path, /, *, as_json: bool = False) -> None:
+def show(directory: Path, /, *, as_json: Json = False) -> None:
     """List the backups of a directory.
 
     Args:
