@@ -21,6 +21,7 @@ import pytest
 from blackboard import Agent, Blackboard, Memory, Ref
 from blackboard.backup import Taken, Vault, hear, restore, take, words_at
 from blackboard.backup.format import Backup, kept_streams, seal
+from blackboard.clock import now
 from blackboard.erasure import verify
 from blackboard.errors import (
     GoneError,
@@ -34,9 +35,16 @@ from blackboard.jetstream import BrokerError, Connection, Start
 from blackboard.jetstream.consumer import Durable, consumers
 from blackboard.jetstream.packed import Consumed, Record, expand, unpack
 from blackboard.layout import RESTORING
+from blackboard.ledger.items import Privileged
+from blackboard.ledger.verify import verify as ledger_verify
 from blackboard.oblivion import Oblivion
+from blackboard.session import open_session
+from blackboard.settings import Limits, Settings
+from tests.clusters import Cluster
 from tests.commands import CommandLine
+from tests.credentials import BOARD, connected
 from tests.forgetting import Steward
+from tests.ledger_bench import Bench, grant, read_from
 from tests.servers import Server
 from tests.waiting import wait_until
 
@@ -235,6 +243,65 @@ async def test_a_backup_of_a_busy_board_is_of_one_moment(
             await wait_until(all_doubled, "the handler made up for what was not acknowledged")
         doubles = [memory.content for memory in await told(board, "doubles")]
         assert sorted(doubles) == [number * 2 for number in numbers]
+
+
+async def test_what_a_ledger_proves_it_proves_after_a_restore(
+    bench: Bench, vault: Vault, start_server: Callable[..., Server]
+):
+    """The public key is enough; who goes on signing needs the key file."""
+    await grant(bench, "alice", "docs.>")
+    revision = await bench.put(bench.operator, "cli", "docs.a")
+    async with bench.kept(), bench.agent("alice") as alice:
+        for _ in range(3):
+            await alice.request(read_from("alice", "docs.a", author="cli"))
+
+        async def recorded() -> bool:
+            return await bench.reads() >= 3
+
+        await wait_until(recorded, "the reads are in the chain")
+    proved = await bench.verified()
+    assert not proved.findings
+    settings = Settings(url=bench.server.url, credentials=bench.people.path("cli"))
+    async with open_session(settings, BOARD, "cli", limits=Limits(), create=False) as session:
+        await take(session.desk(BOARD, "cli").log, vault.directory)
+
+    other = start_server(extra=bench.people.configuration)
+    async with connected(other, bench.people.identity("cli")) as operator:
+        await restore(operator, vault)
+        again = await ledger_verify(operator, BOARD, key=proved.key)
+        assert not again.findings, again.findings
+        assert (again.records, again.reads) == (proved.records, proved.reads)
+    async with connected(other, bench.people.identity("steward")) as operator:
+        moved = Bench(other, bench.folder, bench.people)
+        moved.operator = operator
+        # Its steward goes on with the chain, and the board takes what agents write.
+        async with moved.kept() as ledger:
+            await ledger.noted(Privileged(agent="cli", act="restore", what="b", at=now()))
+        assert await moved.put(operator, "cli", "docs.a") > revision
+        done = await moved.verified(key=proved.key)
+        assert not done.findings, done.findings
+        assert done.last > proved.last
+
+
+async def test_a_board_comes_back_on_three_servers(
+    alice: Blackboard, vault: Vault, cluster: Cluster
+):
+    await furnish(alice)
+    await saved(alice, vault)
+    before = await everything(alice.log.connection, "b", vault.backup())
+    async with Connection.open(cluster.url) as connection:
+        await restore(connection, vault, replicas=3)
+        assert await everything(connection, "b", vault.backup()) == before
+        for name in before:
+            info = None if " " in name else await connection.stream(name)
+            assert info is None or len(info.cluster.replicas) == 2
+    copy = Vault(vault.directory.with_name("copy"))
+    async with Blackboard.open(cluster.url, board="b", agent="cli", create=False) as board:
+        await board.put("docs", "x")
+        await take(board.log, copy.directory)
+        assert [one.content for one in await told(board, "docs")] == ["x"]
+    # What is backed up there is the same board, for backups of before as well.
+    assert copy.backup().is_of([vault.backup().created])
 
 
 # Interrupted
@@ -562,7 +629,7 @@ def test_commands(
     done = third.json("restore", there, "--at", "1", "--receipts", server.url)
     assert (done["number"], done["board"]) == (1, "main")
     shown = third.ok("replay", ">", "--json").lines
-    assert [one.get("content") for one in shown if one["gone"] is None] == ["harmless"]
+    assert [one.get("content") for one in shown if "gone" not in one] == ["harmless"]
     assert third("restore", there, "--without-receipts").code == 2
     elsewhere = third("restore", there, "--without-receipts", "--board", "copy")
     assert "becomes that board again" in elsewhere.err

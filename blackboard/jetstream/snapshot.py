@@ -7,17 +7,19 @@ at first. Restoring takes the broker's own way, the only one that keeps times an
 """
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import msgspec
 from nats.aio.msg import Msg
 
-from blackboard.errors import SettingsError
+from blackboard.errors import SettingsError, UnavailableError
 from blackboard.jetstream.client import Headers, Reader
 from blackboard.jetstream.connection import Connection
 from blackboard.jetstream.consumer import ConsumerInfo, Start, consumers
+from blackboard.jetstream.errors import NoStreamError
 from blackboard.jetstream.follower import Follower, follow
 from blackboard.jetstream.message import Message
 from blackboard.jetstream.packed import Consumed, Record, head, tail
@@ -27,6 +29,7 @@ CHUNK = 512 * 1024
 CHUNK_S = 30.0
 """How long the broker may take for one chunk; when it gets none for 5 s, it gives up by itself."""
 END_S = 120.0
+FIND_TRIES, FIND_PAUSE_S = 40, 0.05
 LEAST_VERSION = (2, 15, 0)
 """The first that reads what we pack."""
 
@@ -176,7 +179,15 @@ async def restore(
             if said.data:
                 connection.check_answer(said.data, what)
 
-    await send(head(first, last, list(consumers), now))
+    beginning = head(first, last, list(consumers), now)
+    for _ in range(FIND_TRIES):
+        # Of several servers, ours may hear a little later where another one listens.
+        with suppress(NoStreamError):
+            await send(beginning)
+            break
+        await anyio.sleep(FIND_PAUSE_S)
+    else:
+        raise UnavailableError(f"no server takes {what}; run it again")
     for piece in pieces:
         await send(piece)
     await send(tail())
