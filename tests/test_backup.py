@@ -584,20 +584,40 @@ async def test_a_restore_asks_the_old_board_what_was_forgotten(
     refs = await plant(alice)
     await saved(alice, vault)
     await alice.forget(user="u1", reason="request 9")
-    waiting = await alice.forget_order(topic="notes")
+    steward.kill()
+    late = await alice.put("late", "not forgotten yet")
+    await saved(alice, vault)
+    wish = await alice.forget_order(topic="late")
+    await Oblivion(alice.log).place(wish)
     copy = vault.directory.with_name("copy")
     shutil.copytree(vault.directory, copy)
 
     other = start_server()
     async with Connection.open(other.url) as connection:
         words = await words_at(alice.log.connection, "b")
-        assert (await restore(connection, vault, words=words)).forgotten == 1
-    assert words_found(vault) == []
-    await check_forgotten(other, refs)
-    del waiting
+        assert (await restore(connection, vault, 1, words=words)).forgotten == 0
+        await check_forgotten(other, refs)
+        for stream in kept_streams("b"):
+            await connection.delete_stream(stream)
+        # An order that waited when the old board was asked is worked off on the new one.
+        await restore(connection, vault, words=words)
+    new = Steward(other.url, vault.directory.with_name("new.log"))
+    new.start()
+    try:
+        async with Blackboard.open(other.url, board="b", agent="alice", create=False) as board:
+            receipt = await Oblivion(board.log).wait(wish.id, 20, lambda one: True)
+            await Oblivion(board.log).wait(receipt.order, 20, lambda one: one.removed is not None)
+            with pytest.raises(GoneError):
+                await board.get(late)
+    finally:
+        new.kill()
 
     # Or the backups ask, and no board is needed any more.
+    shutil.rmtree(vault.directory)
+    steward.start()
+    await Oblivion(alice.log).wait(wish.id, 20, lambda one: one.removed is not None)
     assert await hear(alice.log.connection, "b", copy) == 1
+    assert [one for one in Vault(copy).backups() if wish.id not in one.forgotten] == []
     assert words_found(Vault(copy)) == []
 
 

@@ -241,7 +241,8 @@ class _Taking:
             last=reach if before is None else max(reach, before.last),
             messages=info.state.messages,
         )
-        if before is not None and not before.altered and before.reach == reach:
+        same = before is not None and (before.created, before.reach) == (info.created, reach)
+        if before is not None and same and not before.altered:
             messages = sum(block.messages for block in before.blocks)
             if messages == info.state.messages:  # nothing new, and nothing deleted
                 return msgspec.structs.replace(filed, blocks=before.blocks)
@@ -256,10 +257,10 @@ class _Taking:
         return msgspec.structs.replace(filed, messages=messages, blocks=tuple(cutting.blocks))
 
     def _filed_before(self, info: StreamInfo) -> Filed | None:
-        if self._before is None:
-            return None
-        for stream in self._before.streams:
-            if stream.name == info.name and stream.created == info.created:
+        """The stream in the backup before, or that which it was restored from."""
+        streams = () if self._before is None else self._before.streams
+        for stream in streams:
+            if stream.name == info.name and stream.created in (*info.lives, info.created):
                 return stream
         return None
 

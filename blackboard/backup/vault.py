@@ -112,7 +112,10 @@ class Vault:
         try:
             backup = unseal(_read(path, MAX_MANIFEST))
         except InvalidError as error:
-            raise InvalidError(f"{str(path)!r}: {error}") from error
+            raise InvalidError(
+                f"{str(path)!r}: {error}; bring the file back from a copy, or delete it to give "
+                "that backup up"
+            ) from error
         if backup.number != int(path.stem.partition("-")[2]):
             raise InvalidError(f"{str(path)!r} is the manifest of backup {backup.number}")
         return backup
