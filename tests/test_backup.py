@@ -641,15 +641,18 @@ def test_commands(
     assert new.ok("restore", there, "--without-receipts").err.startswith("what was forgotten")
     assert [one["content"] for one in new.ok("replay", ">", "--json").lines] == [SECRET, "harmless"]
 
+    third = CommandLine(capsys, start_server().url)
+    done = third.json("restore", there, "--receipts", server.url)
+    assert (done["number"], done["board"], done["forgotten"]) == (1, "main", 1)
+    shown = third.ok("replay", ">", "--json").lines
+    assert [one.get("content") for one in shown if "gone" not in one] == ["harmless"]
+
+    assert old.json("backup", "receipts", there) == {"forgotten": 0}  # the restore has done it
+    old.ok("forget", "--agent", "cli", "--yes")
     assert old.json("backup", "receipts", there) == {"forgotten": 1}
     assert old.json("backup", there, "--keep", "2")["number"] == 2
     assert [row["number"] for row in files.json("backup", "list", there)] == [1, 2]
     assert files.json("backup", "verify", there)["good"] == 2
-    third = CommandLine(capsys, start_server().url)
-    done = third.json("restore", there, "--at", "1", "--receipts", server.url)
-    assert (done["number"], done["board"]) == (1, "main")
-    shown = third.ok("replay", ">", "--json").lines
-    assert [one.get("content") for one in shown if "gone" not in one] == ["harmless"]
     assert third("restore", there, "--without-receipts").code == 2
     elsewhere = third("restore", there, "--without-receipts", "--board", "copy")
     assert "becomes that board again" in elsewhere.err
