@@ -120,7 +120,7 @@ async def furnish(board: Blackboard) -> Memory:
     )
     subject = f"$JS.API.CONSUMER.MSG.NEXT.{board.log.stream}.alice--read"
     inbox = board.connection.new_inbox()
-    work = await board.connection.subscribe(inbox)
+    work = await board.connection.subscribe(inbox)  # pyright: ignore[reportUnknownMemberType]
     await board.connection.publish(subject, b'{"batch": 3}', reply=inbox)
     for _ in range(3):
         await (await work.next_msg()).ack_sync()
@@ -222,11 +222,9 @@ async def test_a_backup_of_a_busy_board_is_of_one_moment(
 
         await wait_until(some, "the handler works")
         await saved(alice, vault)
-        reach = vault.backup().last
         await saved(alice, vault)  # another one finds all of the first as it was
         group.cancel_scope.cancel()
-    assert vault.backup().memory.blocks[0].messages > 0
-
+    reach = vault.backup(1).last
     other = start_server()
     async with Connection.open(other.url) as connection:
         await restore(connection, vault, 1)

@@ -77,7 +77,8 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "    blackboard apply --replicas 3 --memory-bytes 8GiB --dry-run",
         ),
         "backup": Entry(
-            "backup:backup", "Back up a whole board that is in use; verify and list backups."
+            "backup:backup",
+            "Back up a whole board that is in use; only what changed is written.",
         ),
         "restore": Entry(
             "backup:restore",
