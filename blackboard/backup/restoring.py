@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import msgspec
 
@@ -20,7 +21,8 @@ from blackboard.backup.vault import Vault
 from blackboard.backup.words import Word, Words, words_in
 from blackboard.clock import now
 from blackboard.errors import DeniedError, InvalidError, SettingsError
-from blackboard.jetstream import Connection, Stream
+from blackboard.jetstream import BrokerError, Connection, Stream
+from blackboard.jetstream.errors import RESTORE_FAILED
 from blackboard.jetstream.snapshot import check_version, restore as restore_stream
 from blackboard.jetstream.stream import LIVES
 from blackboard.layout import ANNOUNCED, RESTORING, is_restoring, limits_in, streams_of
@@ -31,7 +33,8 @@ from blackboard.subjects import FORGET, memory_stream
 logger = logging.getLogger(__name__)
 
 TRIES = 5
-"""At a stream that somebody else makes while it is restored."""
+"""At one stream."""
+PAUSE_S = 0.1
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,9 +252,21 @@ class _Restoring:
         if stream.last >= MAX_SEQUENCE:
             raise InvalidError(f"{stream.name} goes on behind {stream.last}, which is none of ours")
         span = (stream.first, stream.last)
-        await restore_stream(
-            self._connection, config, stream.consumers, span, pieces(), time.time_ns()
-        )
+        for left in reversed(range(TRIES)):
+            try:
+                await restore_stream(
+                    self._connection, config, stream.consumers, span, pieces(), time.time_ns()
+                )
+            except BrokerError as error:
+                # While it still clears away what was deleted before, it may fail to make a
+                # directory (tried: after a board's last stream was deleted).
+                if error.code != RESTORE_FAILED or not left:
+                    raise
+                logger.info("board.again", extra={"stream": stream.name, "error": str(error)})
+                await self._connection.delete_stream(stream.name)
+                await anyio.sleep(PAUSE_S)
+            else:
+                return
 
     def _config(self, stream: Filed) -> dict[str, Any]:
         """What a stream is made with: as boards are laid out, with what we noted on it."""
