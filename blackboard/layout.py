@@ -6,6 +6,7 @@ presence) gives way to the new. Streams that exist keep their settings; `alterat
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -33,6 +34,8 @@ PRESENCE_S = 15.0
 DAY_S = 24 * 3600.0
 ANNOUNCED = "blackboard-replicas"
 """In a stream's metadata: it has replicas, or will have them soon, so reads have to be careful."""
+RESTORING = "blackboard-restoring"
+"""In a board's metadata: not all of it is there, so it is no board yet."""
 
 
 def streams_of(board: str, limits: Limits, prefix: str = "") -> list[Stream]:
@@ -222,6 +225,11 @@ def is_announced(info: StreamInfo) -> bool:
     return ANNOUNCED in (info.config.get("metadata") or {})
 
 
+def is_restoring(info: StreamInfo) -> bool:
+    """Whether a restore of a board is under way, or was interrupted."""
+    return RESTORING in (info.config.get("metadata") or {})
+
+
 async def limits_of(connection: Connection, board: str) -> Limits:
     """What an existing board may hold, as the broker has it.
 
@@ -236,10 +244,15 @@ async def limits_of(connection: Connection, board: str) -> Limits:
         info = await connection.stream(stream.name)
         if info is not None:
             found[stream.name] = info.config
-    memory = found.get(memory_stream(board))
-    if memory is None:
+    if memory_stream(board) not in found:
         there = ", ".join(await boards(connection)) or "none"
         raise NotFoundError(f"no board {board!r} on this broker; there is: {there}")
+    return limits_in(board, found)
+
+
+def limits_in(board: str, found: Mapping[str, Mapping[str, Any]]) -> Limits:
+    """What a board may hold, as the settings of its streams say; by name, that of memories too."""
+    memory = found[memory_stream(board)]
     sizes = {
         "memory_bytes": memory_stream(board),
         "blob_bytes": blob_stream(board),

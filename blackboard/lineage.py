@@ -8,7 +8,8 @@ that a handler made for a forgotten input, or that a forgotten memory shows, goe
 memory that stays shows it as well: that one has the same inputs from elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import msgspec
 from blackboard.codec import decoder_of, read
 from blackboard.envelope import to_memory
 from blackboard.errors import InvalidError
-from blackboard.jetstream import Message, Start, follow
+from blackboard.jetstream import Follower, Message, Start, follow
 from blackboard.log import Log
 from blackboard.messages import Blob, Memory
 from blackboard.records import Cause
@@ -109,14 +110,13 @@ class _Edge(NamedTuple):
     shows: bool
 
 
-class Lineage:
-    """The memories that somebody selects, and what was made from them.
+class Kin:
+    """The memories that somebody selects, and what was made from them, wherever a board lies.
 
     What was made from what is remembered while the stream is read, so that one pass is enough,
     whatever the order; on a board with more such edges than `EDGES`, passes are repeated instead.
 
     Args:
-        log: The board.
         selects: Whether a revision makes its memory one of them.
         gone: Tombstones that are known already, as for `is_forgotten`.
         shown: Results that memories showed which were forgotten before.
@@ -131,12 +131,10 @@ class Lineage:
 
     def __init__(
         self,
-        log: Log,
         selects: Callable[[Memory], bool],
         gone: Mapping[Ref, int] | None = None,
         shown: Iterable[Ref] = (),
     ) -> None:
-        self.log = log
         self.found: dict[Ref, str] = {}
         self.gone: dict[Ref, int] = dict(gone or {})
         self.position = 0
@@ -176,19 +174,22 @@ class Lineage:
         self.live.clear()
         self._held.clear()
         self._edges.clear()
-        subject = f"mem.{self.log.board}.>"
-        connection = self.log.connection
-        async with follow(connection, self.log.stream, subject, Start.all()) as follower:
-            while follower.pending:
-                message = await follower.step()
-                if message is None:
-                    continue
+        async with self._reading() as messages:
+            async for message in messages:
                 if self.position and message.sequence > self.position:
                     break  # others see to what comes while this goes on
                 last = message.sequence
                 self._take(message)
         self.position = self.position or last
         return len(self.found) - before
+
+    def _reading(self) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """All memories and tombstones of the board, as they lie there, in order."""
+        raise NotImplementedError
+
+    def _honest(self, message: Message) -> Memory | None:
+        """A memory or tombstone that claims no other author than its subject names."""
+        raise NotImplementedError
 
     def _take(self, message: Message) -> None:
         if "Bb-Gone" in message.headers:
@@ -242,7 +243,7 @@ class Lineage:
             ref = Address.parse(message.subject).ref
         except InvalidError:
             return
-        honest = self.log.delivered(message)
+        honest = self._honest(message)
         if honest is None or honest.gone == "moved":
             return
         self.live.discard(ref)
@@ -279,3 +280,40 @@ class Lineage:
         return [
             ref for ref in self._shown - self._held if ref not in self.found and ref in self.live
         ]
+
+
+class Lineage(Kin):
+    """The same on a board at the broker.
+
+    Args:
+        log: The board.
+        selects: As for `Kin`.
+        gone: As for `Kin`.
+        shown: As for `Kin`.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        selects: Callable[[Memory], bool],
+        gone: Mapping[Ref, int] | None = None,
+        shown: Iterable[Ref] = (),
+    ) -> None:
+        super().__init__(selects, gone, shown)
+        self.log = log
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncGenerator[AsyncIterator[Message]]:
+        subject = f"mem.{self.log.board}.>"
+        async with follow(self.log.connection, self.log.stream, subject, Start.all()) as follower:
+            yield _until_caught_up(follower)
+
+    def _honest(self, message: Message) -> Memory | None:
+        return self.log.delivered(message)
+
+
+async def _until_caught_up(follower: Follower) -> AsyncGenerator[Message]:
+    while follower.pending:
+        message = await follower.step()
+        if message is not None:
+            yield message

@@ -18,7 +18,7 @@ from blackboard.access.identity import Identity
 from blackboard.background import background
 from blackboard.errors import BlackboardError, InvalidError, SettingsError, UnavailableError
 from blackboard.jetstream import Connection
-from blackboard.layout import boards
+from blackboard.layout import boards, is_restoring
 from blackboard.session import Desk, Session
 from blackboard.settings import Limits, Settings, load
 from blackboard.subjects import check_token, memory_stream
@@ -150,7 +150,7 @@ async def _boards(connection: Connection) -> dict[str, str]:
         except InvalidError:
             continue  # somebody else's stream with a name like ours
         info = await connection.stream(memory_stream(board))
-        if info is not None:
+        if info is not None and not is_restoring(info):
             found[board] = info.created
     return found
 

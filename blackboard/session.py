@@ -21,7 +21,7 @@ from blackboard.errors import DeniedError, NotFoundError, UnavailableError
 from blackboard.fresh import FreshReads
 from blackboard.jetstream import Connection, Outgoing, Restricted, StreamInfo
 from blackboard.journal import Journal
-from blackboard.layout import boards, create_board
+from blackboard.layout import boards, create_board, is_restoring
 from blackboard.local import join
 from blackboard.log import Log
 from blackboard.reader import Reader
@@ -203,6 +203,11 @@ async def _ensure(
     connection: Connection, board: str, limits: Limits, *, create: bool
 ) -> StreamInfo | None:
     there = await _info(connection, memory_stream(board))
+    if there is not None and is_restoring(there):
+        raise UnavailableError(
+            f"board {board!r} is being restored; if nobody does that now, it was interrupted: run "
+            "`blackboard restore` again"
+        )
     # Whoever made the board may have died before the last of its streams.
     if there and (not create or await _info(connection, f"KV_{state_bucket(board)}") is not None):
         return there

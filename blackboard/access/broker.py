@@ -67,6 +67,8 @@ LOOK = (
 )
 """JetStream for those who read only: streams as they are, messages, and consumers."""
 EVENTS = "$JS.EVENT.>"
+RESTORE = "$JS.SNAPSHOT.RESTORE.>"
+"""Where a stream's messages go while it is restored."""
 DISCOVERY = "$SRV.>"
 ABOUT_ME = "$SYS.REQ.USER.INFO"
 INBOXES = "_INBOX.>"
@@ -135,7 +137,10 @@ def service_permissions() -> dict[str, Permissions]:
     """What the broker lets the command line, the services and the probe do, on every board."""
     return {
         "cli": Permissions(
-            ("$JS.API.>", "$JS.ACK.>", *_as("cli"), *_stored("retry.>", "access.>"), DISCOVERY),
+            (
+                *("$JS.API.>", "$JS.ACK.>", RESTORE, DISCOVERY),
+                *(*_as("cli"), *_stored("retry.>", "access.>")),
+            ),
             (*_inbox("cli"), "hint.>", EVENTS),
         ),
         "consolidator": Permissions(

@@ -79,6 +79,15 @@ COMMANDS: dict[Group, dict[str, Entry]] = {
             "Bring a board to other limits, or give it replicas, without loss.",
             "    blackboard apply --replicas 3 --memory-bytes 8GiB --dry-run",
         ),
+        "backup": Entry(
+            "backup:backup",
+            "Back up a whole board that is in use; only what changed is written.",
+        ),
+        "restore": Entry(
+            "backup:restore",
+            "Make a board from a backup, at a broker that does not have it.",
+            "    blackboard restore /srv/backups/main --url nats://new:4222 --receipts nats://old:4222",
+        ),
     },
     MEMORIES: {
         "put": Entry(

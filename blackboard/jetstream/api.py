@@ -24,7 +24,7 @@ from blackboard.jetstream.errors import (
     NoStreamError,
     from_api,
 )
-from blackboard.jetstream.message import Message, rfc3339
+from blackboard.jetstream.message import Message, read_headers, rfc3339
 from blackboard.jetstream.requests import subscribe
 from blackboard.jetstream.stream import Stream, StreamInfo
 
@@ -204,7 +204,7 @@ class Api:
         if stored is None:
             return None
         # The leader adds no headers; those of a direct get are added here, so readers check alike.
-        headers = _headers(stored.hdrs)
+        headers = read_headers(stored.hdrs)
         forged = "Nats-Stream" in headers or "Nats-Subject" in headers
         headers["Nats-Stream"] = "" if forged else stream
         headers["Nats-Subject"] = stored.subject
@@ -290,16 +290,6 @@ class Api:
         except BrokerError as error:
             if error.code != STREAM_MISSING:
                 raise
-
-
-def _headers(block: bytes) -> dict[str, str]:
-    """Read the header block of a stored message: a status line, then one header a line."""
-    headers: dict[str, str] = {}
-    for line in block.decode(errors="replace").split("\r\n")[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            headers[name.strip()] = value.strip()
-    return headers
 
 
 def to_message(msg: Msg) -> Message | None:

@@ -11,8 +11,20 @@ MALFORMED = "Nats-Malformed"
 """Stands for a header block that cannot be read, or of which nothing is left when it was."""
 
 
+class Headers(dict[str, str]):
+    """Headers that know the bytes which they were read from."""
+
+    block = b""
+
+
 class Reader(Client):
-    """A client whose reading no message can end."""
+    """A client whose reading no message can end.
+
+    Attributes:
+        keeps_blocks: Headers are read into `Headers`, for whoever has to copy them byte for byte.
+    """
+
+    keeps_blocks = False
 
     @property
     def cluster(self) -> str:
@@ -22,6 +34,14 @@ class Reader(Client):
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         if not headers:
             return None
+        found = await self._read_headers(headers)
+        if not self.keeps_blocks:
+            return found
+        kept = Headers(found)
+        kept.block = bytes(headers)
+        return kept
+
+    async def _read_headers(self, headers: bytes) -> dict[str, str]:
         try:
             found = await super()._process_headers(headers)  # pyright: ignore[reportUnknownMemberType]
         except (IndexError, ValueError):

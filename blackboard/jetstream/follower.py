@@ -107,7 +107,7 @@ class Follower:
                     self.pending = 0
                     return None
                 continue
-            message, number, consumer = _parse(msg)
+            message, number, consumer = self.parse(msg)
             if consumer != self._consumer:
                 continue
             if number != self._number + 1:
@@ -117,6 +117,22 @@ class Follower:
             self._position = message.sequence
             self.pending = message.pending or int(self._behind)
             return message
+
+    @staticmethod
+    def parse(msg: Msg) -> tuple[Message, int, str]:
+        """A delivery: the message, its number of this consumer's, and the consumer."""
+        # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<ns>.<pending>
+        tokens = msg.reply.split(".")
+        message = Message(
+            msg.subject,
+            msg.headers or {},
+            msg.data,
+            int(tokens[5]),
+            from_nanoseconds(int(tokens[7])),
+            0,  # which delivery it is means something in handlers only
+            int(tokens[8]),
+        )
+        return message, int(tokens[6]), tokens[3]
 
     async def _wait(self) -> None:
         self._wake = anyio.Event()
@@ -297,6 +313,7 @@ async def follow(
     start: Start,
     *,
     headers_only: bool = False,
+    kind: type[Follower] = Follower,
 ) -> AsyncGenerator[Follower]:
     """Follow a stream: every message that the filter selects, once, in order, from `start` on.
 
@@ -306,12 +323,13 @@ async def follow(
         subject: One filter.
         start: Where to begin.
         headers_only: Leave the bodies at the broker.
+        kind: Of what follows, where messages are to be read in another way.
 
     Raises:
         NoStreamError: The stream does not exist.
         UnavailableError: The broker does not answer at the beginning; later it is waited for.
     """
-    follower = Follower(connection, stream, subject, start, headers_only=headers_only)
+    follower = kind(connection, stream, subject, start, headers_only=headers_only)
     try:
         try:
             await follower.begin()
@@ -328,18 +346,3 @@ async def follow(
     finally:
         follower.forget()
         await follower.stop()
-
-
-def _parse(msg: Msg) -> tuple[Message, int, str]:
-    # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<ns>.<pending>
-    tokens = msg.reply.split(".")
-    message = Message(
-        msg.subject,
-        msg.headers or {},
-        msg.data,
-        int(tokens[5]),
-        from_nanoseconds(int(tokens[7])),
-        0,  # which delivery it is means something in handlers only
-        int(tokens[8]),
-    )
-    return message, int(tokens[6]), tokens[3]

@@ -47,3 +47,19 @@ def from_nanoseconds(ns: int) -> datetime:
 def rfc3339(moment: datetime) -> str:
     """A time as the broker and the wire have it: UTC, six digits."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def read_headers(block: bytes) -> dict[str, str]:
+    """Read the header block of a stored message: a status line, then one header a line."""
+    headers: dict[str, str] = {}
+    for line in block.decode(errors="replace").split("\r\n")[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.strip()] = value.strip()
+    return headers
+
+
+def write_headers(headers: Mapping[str, str]) -> bytes:
+    """The header block of a message, as clients send it."""
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join(["NATS/1.0", *lines, "", ""]).encode()

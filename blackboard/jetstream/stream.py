@@ -5,6 +5,8 @@ from typing import Any
 import msgspec
 
 NANOSECONDS = 1_000_000_000
+LIVES = "blackboard-lives"
+"""In a restored stream's metadata: when those were made that it goes on from, oldest first."""
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,3 +129,15 @@ class StreamInfo(msgspec.Struct, frozen=True):
     def name(self) -> str:
         """The stream's name."""
         return str(self.config["name"])
+
+    @property
+    def lives(self) -> tuple[str, ...]:
+        """When the streams were made that it goes on from by being restored, oldest first."""
+        noted: dict[str, str] = self.config.get("metadata") or {}
+        text = noted.get(LIVES, "")
+        return tuple(text.split(",")) if text else ()
+
+    @property
+    def identity(self) -> str:
+        """What tells it, with all that it was restored from, from another of its name."""
+        return (*self.lives, self.created)[0]

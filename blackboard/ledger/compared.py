@@ -28,7 +28,7 @@ class Compared:
     def is_of(self, record: Record, source: str) -> bool:
         """Whether a record speaks of this stream, and not of an earlier one of the same name."""
         position = record.positions.get(source)
-        return position is not None and position.source == self.info.created
+        return position is not None and position.source == self.info.identity
 
     async def next(self) -> Message | None:
         """The next message, or None at the end."""

@@ -142,9 +142,9 @@ class Source:
             await anyio.sleep(RETRY_S)
 
     async def _follow(self, info: StreamInfo) -> None:
-        if self._created and self._created != info.created:
+        if self._created and self._created != info.identity:
             self._waiting.clear()
-        self._created = info.created
+        self._created = info.identity
         start = Start.all() if (after := self._reached) == 0 else Start.after(after)
         async with follow(
             self._connection, self.stream, self._subject, start, headers_only=self._headers_only

@@ -71,8 +71,10 @@ class Stores:
             UnavailableError: The broker does not answer; again later.
         """
         board = self._log.board
-        await self._find(account, memory_stream(board), f"claim.{board}.>", "records", _of_record)
-        await self._find(account, dead_stream(board), ">", "letters", _of_letter)
+        await self._find(
+            account, memory_stream(board), f"claim.{board}.>", "records", input_of_record
+        )
+        await self._find(account, dead_stream(board), ">", "letters", input_of_letter)
         await self._clear_spans(account)
         for (stream, what), sequences in sorted(account.removed.items()):
             if what not in ("spans", UNSURE):
@@ -125,7 +127,7 @@ class Stores:
                 message = await follower.step()
                 if message is None:
                     continue
-                rest = _without(message, account)
+                rest = spans_without(message, account.holds)
                 if rest is not None:
                     rests[message.sequence] = message, rest
         await account.note(stream, "spans", rests)
@@ -230,8 +232,8 @@ class Stores:
         return sorted(stores, key=lambda store: store.name)
 
 
-def _of_record(message: Message) -> Ref | None:
-    """The input that a handler's record is about."""
+def input_of_record(message: Message) -> Ref | None:
+    """The input that a handler's record is about; None if it is another record."""
     if not message.subject.split(".")[-1].startswith("h-"):
         return None
     try:
@@ -240,7 +242,8 @@ def _of_record(message: Message) -> Ref | None:
         return None
 
 
-def _of_letter(message: Message) -> Ref | None:
+def input_of_letter(message: Message) -> Ref | None:
+    """The input that a dead letter, or a wish to try it again, is about."""
     try:
         if message.subject.startswith("dead."):
             return decode_record(message.data, DeadLetter).input
@@ -249,22 +252,22 @@ def _of_letter(message: Message) -> Ref | None:
         return None
 
 
-def _without(message: Message, account: Account) -> SpanBatch | None:
+def spans_without(message: Message, holds: Callable[[Ref], bool]) -> SpanBatch | None:
     """The batch without the spans that name a forgotten memory; None when it has none of them."""
     try:
         batch = read_spans(message.subject, message.data)
     except InvalidError:
         return None
-    kept = tuple(span for span in batch.spans if not _names(span.attributes, account))
+    kept = tuple(span for span in batch.spans if not _names(span.attributes, holds))
     return None if len(kept) == len(batch.spans) else SpanBatch(kept, batch.dropped)
 
 
-def _names(attributes: Mapping[str, Any], account: Account) -> bool:
+def _names(attributes: Mapping[str, Any], holds: Callable[[Ref], bool]) -> bool:
     for name in (RECORD_ID, MESSAGE_ID):
         value = attributes.get(name)
         if isinstance(value, str):
             try:
-                if account.holds(Ref.parse(value)):
+                if holds(Ref.parse(value)):
                     return True
             except InvalidError:
                 continue

@@ -29,7 +29,7 @@ NAMES = [
     *("up", "demo", "put", "get", "watch", "replay", "agents", "topics", "stats"),
     *("run", "dead", "audit", "trace", "explain", "doctor", "apply"),
     *("recall", "query", "reindex", "access", "consolidate", "retention"),
-    *("forget", "export", "import", "report"),
+    *("forget", "export", "import", "report", "backup", "restore"),
 ]
 SUBCOMMANDS = [
     "access add",
@@ -43,6 +43,9 @@ SUBCOMMANDS = [
     "agents pause",
     "agents resume",
     "agents remove",
+    "backup list",
+    "backup receipts",
+    "backup verify",
     "consolidate undo",
     "dead list",
     "dead retry",
