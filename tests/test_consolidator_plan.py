@@ -44,7 +44,8 @@ def only(policy: Policy) -> Rules:
 
 
 def candidate(number: int, tokens: int, size: int = 10) -> Candidate:
-    return Candidate(Ref("ann", "pumps", f"{number:032x}", number, number), NOW, size, tokens)
+    ref = Ref("ann", "pumps", f"{number:032x}", number, number)
+    return Candidate(ref, ref.unpinned, NOW, size, tokens)
 
 
 def test_fifty_memories_of_yesterday_are_due_and_forty_nine_are_not() -> None:

@@ -42,9 +42,9 @@ class Hands:
         def tell(_: Future[T]) -> None:
             anyio.from_thread.run_sync(done.set, token=token)
 
+        future = self._pool.submit(call, *args)
+        future.add_done_callback(tell)
         with anyio.CancelScope(shield=True):
-            future = self._pool.submit(call, *args)
-            future.add_done_callback(tell)
             await done.wait()
         return future.result()
 
