@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple, Unpack
 
 import anyio
@@ -39,11 +39,13 @@ class Hands:
         token = anyio.lowlevel.current_token()
         done = anyio.Event()
 
-        def tell(_: Future[T]) -> None:
-            anyio.from_thread.run_sync(done.set, token=token)
+        def work() -> T:
+            try:
+                return call(*args)
+            finally:
+                anyio.from_thread.run_sync(done.set, token=token)
 
-        future = self._pool.submit(call, *args)
-        future.add_done_callback(tell)
+        future = self._pool.submit(work)
         with anyio.CancelScope(shield=True):
             await done.wait()
         return future.result()

@@ -42,7 +42,9 @@ def filled(server: Server, tmp_path: Path) -> Iterator[None]:
 def test_what_is_due_is_planned_condensed_counted_explained_and_undone(
     cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cli.ok("consolidate", "--dry-run").out == "nothing is due\n"
+    idle = cli.ok("consolidate", "--dry-run").out
+    assert idle.startswith("nothing is due\n")
+    assert "service: no consolidator runs" in idle
     path = tmp_path / "policies.toml"
     path.write_text(POLICY)
     monkeypatch.setenv("BLACKBOARD_CONSOLIDATE", str(path))
