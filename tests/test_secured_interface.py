@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from blackboard import Blackboard
-from blackboard.access.rights import Grant, Rights
+from blackboard.access.rights import RESERVED, Grant, Rights
 from blackboard.runtime.intake import pause as pause_length
 from tests import settling
 from tests.guarded import Guarded, agent
@@ -105,7 +105,8 @@ def _sources(module: ModuleType) -> str:
 
 def _names(module: ModuleType) -> set[str]:
     return {"alice", "bob", "carol", "reader", *COUNTED, *NAMES.findall(_sources(module))} - {
-        "agent-"
+        "agent-",
+        *RESERVED,
     }
 
 

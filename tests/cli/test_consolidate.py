@@ -49,7 +49,7 @@ def test_what_is_due_is_planned_condensed_counted_explained_and_undone(
     path.write_text(POLICY)
     monkeypatch.setenv("BLACKBOARD_CONSOLIDATE", str(path))
 
-    (planned,) = cli.json("consolidate", "--dry-run")
+    (planned,) = cli.json("consolidate", "--dry-run")["due"]
     shown = cli.ok("consolidate", "--dry-run").out
     done = cli.json("consolidate")
     stats = cli.json("stats")
