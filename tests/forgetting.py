@@ -16,11 +16,15 @@ class Steward:
         url: The broker.
         log: Where it writes its log; its data lies beside it.
         monitors: The servers' monitoring.
+        stores: The servers' directories, where it may look into them.
     """
 
-    def __init__(self, url: str, log: Path, *arguments: str, monitors: str = "") -> None:
+    def __init__(
+        self, url: str, log: Path, *arguments: str, monitors: str = "", stores: str = ""
+    ) -> None:
         self._url = url
         self._monitors = monitors
+        self._stores = stores
         self.data = log.with_suffix("")
         self._log = log
         self._arguments = arguments
@@ -36,6 +40,7 @@ class Steward:
                     "BLACKBOARD_URL": self._url,
                     "BLACKBOARD_DATA": str(self.data),
                     "BLACKBOARD_MONITOR": self._monitors,
+                    "BLACKBOARD_STORE": self._stores,
                     "PYTHONPATH": str(ROOT),
                 },
                 stdout=log,

@@ -233,6 +233,7 @@ class Supervisor:
             "BLACKBOARD_URL": self._running().url,
             "BLACKBOARD_DATA": str(self._directory.path),
             "BLACKBOARD_BROKER_LOG": str(self._directory.log(PROGRAM)),
+            "BLACKBOARD_STORE": str(self._directory.path / "jetstream"),
         }
         for name in ("BLACKBOARD_TOKEN_FILE", "BLACKBOARD_CREDENTIALS"):
             environment.pop(name, None)  # of whoever started the stack

@@ -25,6 +25,7 @@ from blackboard.settings import Settings
 from blackboard.steward.aging import Aging
 from blackboard.steward.arrivals import Arrivals
 from blackboard.steward.chunks import CHUNK_AGE, Chunks
+from blackboard.steward.files import Files
 from blackboard.steward.orders import Orders
 from blackboard.steward.quotas import keep_quotas
 from blackboard.steward.replicas import Replicas
@@ -81,6 +82,7 @@ async def serve(
                     tombstones,
                     arrivals,
                     Replicas(settings.monitors),
+                    Files(desk.log, settings.stores),
                     partial(_signer, settings),
                 )
                 group.start_soon(_again, board, tombstones.watch)
