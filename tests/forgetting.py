@@ -65,10 +65,12 @@ class Steward:
 def files_with(directory: Path, word: str) -> list[str]:
     """The files under a directory that hold a word."""
     found: list[str] = []
-    for path in directory.rglob("*"):
-        try:
-            if path.is_file() and word.encode() in path.read_bytes():
-                found.append(str(path.relative_to(directory)))
-        except FileNotFoundError:
-            continue  # the broker writes its files anew beside the old ones
+    for place, _, names in os.walk(directory):  # which passes over what goes away meanwhile
+        for name in names:
+            path = Path(place, name)
+            try:
+                if path.is_file() and word.encode() in path.read_bytes():
+                    found.append(str(path.relative_to(directory)))
+            except FileNotFoundError:
+                continue  # the broker writes its files anew beside the old ones
     return found
