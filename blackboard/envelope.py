@@ -15,7 +15,7 @@ from blackboard.clock import now
 from blackboard.errors import InvalidError
 from blackboard.jetstream import Message, Outgoing
 from blackboard.messages import Memory, Payload, decode, encode, memory_of
-from blackboard.subjects import STATE, Address, Ref, reference_filter
+from blackboard.subjects import SHARED, STATE, Address, Ref, reference_filter
 
 GONE = frozenset({"retired", "forgotten", "moved"})
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -23,6 +23,8 @@ EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 HEADER_SAFE = " !#$&'()*+,/:;=?@[]"
 TOMBSTONE_S = 90 * 24 * 3600
 """Long enough for every projection to see it; one whose checkpoint is older rebuilds."""
+OVERWRITE_S = 3600
+"""How long the broker leaves a person's data that expired to the steward, who overwrites it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,7 +78,7 @@ def seal(write: Write, board: str, instance: str) -> Outgoing:
     if write.expires is not None:
         # Rounded up: a revision that ends too early would bring the one before it back.
         left = (write.expires + write.lingers - now()).total_seconds()
-        headers["Nats-TTL"] = str(max(1, math.ceil(left)))
+        headers["Nats-TTL"] = str(max(1, math.ceil(left)) + _left_to_steward(write))
         headers["Bb-Expires"] = write.expires.isoformat(timespec="microseconds")
     if write.gone is not None:
         headers["Bb-Gone"] = write.gone
@@ -93,6 +95,21 @@ def seal(write: Write, board: str, instance: str) -> Outgoing:
         headers["Bb-Origin"] = write.origin
     body = b"" if write.memory is None else encode(write.memory)
     return Outgoing(str(address), body, headers)
+
+
+def is_personal(access: str, user: str | None) -> bool:
+    """Whether a memory is about a person, as far as it says so: by its user, or by its label."""
+    return user is not None or access != SHARED
+
+
+def _left_to_steward(write: Write) -> int:
+    """How much longer the broker keeps what has expired than any reader shows it.
+
+    Not shared state that the bucket shows, whose readers know of no other end than the broker's.
+    """
+    if write.memory is None or write.ref.topic.split(".")[0] == STATE:
+        return 0
+    return OVERWRITE_S if is_personal(write.access, write.memory.user) else 0
 
 
 def to_memory(message: Message) -> Memory:

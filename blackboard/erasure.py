@@ -3,13 +3,15 @@
 A receipt is somebody's word; this looks. Through the broker: that the receipt is signed and whole,
 that nothing it lists can be read, and that nothing made from it is there. In files, which only who
 is on their machine can read: that no write that it lists left its id, which lies beside the content
-in the store and in the log of each replica.
+in the store and in the log of each replica, and that no revision of a memory that it lists is
+there which the board does not know any more.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import msgspec
 
 from blackboard.errors import InvalidError, SettingsError
@@ -18,10 +20,9 @@ from blackboard.lineage import Lineage
 from blackboard.log import Log
 from blackboard.messages import Memory
 from blackboard.oblivion import Oblivion
-from blackboard.receipts import Part, Receipt, digest, sequences_of
+from blackboard.receipts import Part, Receipt, sequences_of
+from blackboard.remains import search
 
-MARK = re.compile(rb"[0-9a-f]{32}")
-CHUNK = 1 << 22
 SHOWN = 10
 
 
@@ -59,9 +60,7 @@ async def verify(log: Log, receipt: Receipt, files: Sequence[Path] = ()) -> list
     findings.append(Finding("parts", True, f"{len(parts)}, as they were signed"))  # noqa: FBT003
     findings.append(await _streams(log, parts))
     findings.append(await _lineage(log))
-    marks = {mark for part in parts for mark in part.marks}
-    findings += [_files(directory, marks) for directory in files]
-    return findings
+    return [*findings, *[await _files(log, directory, parts) for directory in files]]
 
 
 def _signature(receipt: Receipt, board: str) -> Finding:
@@ -106,37 +105,24 @@ async def _lineage(log: Log) -> Finding:
     )
 
 
-def _files(directory: Path, marks: set[str]) -> Finding:
-    """Look for the ids of writes in every file under a directory."""
-    if not directory.is_dir():
+async def _files(log: Log, directory: Path, parts: Sequence[Part]) -> Finding:
+    """Look for the ids of writes, and for lost revisions, in every file under a directory."""
+    if not await anyio.Path(directory).is_dir():
         raise SettingsError(f"{str(directory)!r} is no directory; name JetStream's store_dir")
-    found: set[str] = set()
-    looked = 0
-    for path in sorted(directory.rglob("*")):
-        if not path.is_file() or path.is_symlink():
-            continue
-        looked += 1
-        try:
-            if _holds(path, marks):
-                found.add(str(path.relative_to(directory)))
-        except FileNotFoundError:
-            continue  # the broker writes its files anew beside the old ones
-        except OSError as error:
-            raise SettingsError(f"cannot read {str(path)!r} ({error.strerror})") from error
-    text = f"none of {looked} files in {directory} holds any of {len(marks)} writes"
+    marks = {mark for part in parts for mark in part.marks}
+    memories = {ref for part in parts for ref in part.refs}
+    try:
+        remains = await anyio.to_thread.run_sync(search, directory, marks, memories, log.board)
+    except OSError as error:
+        raise SettingsError(f"cannot read {error.filename!r} ({error.strerror})") from error
+    lost = {
+        file
+        for sequence, file in remains.revisions.items()
+        if await log.connection.leader_at_sequence(log.stream, sequence) is None
+    }
+    text = f"none of {remains.looked} files in {directory} holds any of {len(marks)} writes"
+    found = sorted(remains.files | lost)
     if found:
-        text = (
-            f"{len(found)} of {looked} files in {directory} do: {', '.join(sorted(found)[:SHOWN])}"
-        )
+        some = ", ".join(found[:SHOWN])
+        text = f"{len(found)} of {remains.looked} files in {directory} do: {some}"
     return Finding("files", not found, text)
-
-
-def _holds(path: Path, marks: set[str]) -> bool:
-    with path.open("rb") as file:
-        rest = b""
-        while chunk := file.read(CHUNK):
-            block = rest + chunk
-            if any(digest(found.group().decode()) in marks for found in MARK.finditer(block)):
-                return True
-            rest = block[-31:]
-    return False

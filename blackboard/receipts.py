@@ -104,6 +104,12 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     overrun: int = 0
 
 
+class Dropped(msgspec.Struct, frozen=True):
+    """Word that the broker dropped revisions of a memory before they could be overwritten."""
+
+    at: datetime
+
+
 class Copy(msgspec.Struct, frozen=True):
     """Word of a copy that was made of the board and lies out of its reach.
 

@@ -73,6 +73,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     otlp_protocol: str = OTLP_HTTP
     monitors: tuple[str, ...] = ()
     """Addresses of all servers' monitoring, by which the steward sees what replicas still hold."""
+    stores: tuple[Path, ...] = ()
+    """JetStream's directories of the servers that are on this machine, for the steward to see there
+    what is left of what was forgotten."""
     trace_ratio: float = 1.0
     """Share of traces that are recorded, 0 to 1."""
     machine: str = ""
@@ -151,6 +154,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         otlp_protocol=otlp_protocol,
         monitors=tuple(
             one.strip() for one in env.get("BLACKBOARD_MONITOR", "").split(",") if one.strip()
+        ),
+        stores=tuple(
+            Path(one.strip()) for one in env.get("BLACKBOARD_STORE", "").split(",") if one.strip()
         ),
         trace_ratio=_ratio(env.get("BLACKBOARD_TRACE_RATIO", "1")),
         machine=socket.gethostname(),

@@ -331,6 +331,11 @@ def index_subject(board: str, agent: str, index: str) -> str:
     return claim_subject(board, FORGET, agent, f"i-{index}")
 
 
+def dropped_subject(board: str, agent: str, memory: str) -> str:
+    """Where the steward notes of which memory the broker dropped revisions by itself."""
+    return claim_subject(board, FORGET, agent, f"d-{memory}")
+
+
 def hint_subject(board: str, access: str, digest: str) -> str:
     """Where waiters of `once` are told to look again; a core message that may be lost."""
     return f"hint.{board}.{access}.{digest}"

@@ -16,11 +16,15 @@ class Steward:
         url: The broker.
         log: Where it writes its log; its data lies beside it.
         monitors: The servers' monitoring.
+        stores: The servers' directories, where it may look into them.
     """
 
-    def __init__(self, url: str, log: Path, *arguments: str, monitors: str = "") -> None:
+    def __init__(
+        self, url: str, log: Path, *arguments: str, monitors: str = "", stores: str = ""
+    ) -> None:
         self._url = url
         self._monitors = monitors
+        self._stores = stores
         self.data = log.with_suffix("")
         self._log = log
         self._arguments = arguments
@@ -36,6 +40,7 @@ class Steward:
                     "BLACKBOARD_URL": self._url,
                     "BLACKBOARD_DATA": str(self.data),
                     "BLACKBOARD_MONITOR": self._monitors,
+                    "BLACKBOARD_STORE": self._stores,
                     "PYTHONPATH": str(ROOT),
                 },
                 stdout=log,
@@ -60,10 +65,12 @@ class Steward:
 def files_with(directory: Path, word: str) -> list[str]:
     """The files under a directory that hold a word."""
     found: list[str] = []
-    for path in directory.rglob("*"):
-        try:
-            if path.is_file() and word.encode() in path.read_bytes():
-                found.append(str(path.relative_to(directory)))
-        except FileNotFoundError:
-            continue  # the broker writes its files anew beside the old ones
+    for place, _, names in os.walk(directory):  # which passes over what goes away meanwhile
+        for name in names:
+            path = Path(place, name)
+            try:
+                if path.is_file() and word.encode() in path.read_bytes():
+                    found.append(str(path.relative_to(directory)))
+            except FileNotFoundError:
+                continue  # the broker writes its files anew beside the old ones
     return found

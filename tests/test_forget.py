@@ -7,8 +7,10 @@ import pytest
 
 from blackboard import Blackboard, Memory, Ref
 from blackboard.errors import GoneError, HistoryGoneError, InvalidError, NotFoundError
+from blackboard.messages import Payload, memory_of
 from blackboard.receipts import Receipt, digest
-from tests.forgetting import Steward
+from blackboard.runtime.dead import bury, list_dead
+from tests.forgetting import Steward, files_with
 from tests.servers import Server
 from tests.waiting import wait_until
 
@@ -231,6 +233,52 @@ async def test_what_arrives_with_a_forgotten_source_is_forgotten_on_arrival(
         return head is not None and head.gone == "forgotten"
 
     await wait_until(away_is_gone, "what came while it was away is forgotten", 20)
+
+
+async def test_what_a_killed_steward_buried_on_arrival_is_ordered_by_the_next(
+    alice: Blackboard, steward: Steward, server: Server
+):
+    source = await alice.put("cases", SECRET)
+    await alice.put("cases", "sunfish")
+    await alice.forget(source)
+    known = await _orders(alice)
+    for _ in range(5):
+        late = await alice.put("notes", [SECRET] * 60_000, sources=[source.pinned()])
+        await wait_until(lambda late=late: _is_forgotten(alice, late), "it is forgotten")
+        steward.kill()
+        if await _orders(alice) == known:
+            break
+        steward.start()  # it had ordered the rest already
+        known = await _orders(alice)
+    else:
+        pytest.fail("the steward was killed too late each time")
+    had = memory_of(
+        Payload(),
+        agent="alice",
+        access="shared",
+        topic=late.topic,
+        id=late.id,
+        revision=late.written or 0,
+    )
+    await bury(alice.log, "summarize", "1", had, ValueError(SECRET), occasion="run1")
+    assert files_with(server.directory, SECRET)
+    steward.start()
+
+    async def is_clean() -> bool:
+        return not files_with(server.directory, SECRET) and not await list_dead(alice)
+
+    await wait_until(is_clean, "the next one orders what is left of it", 20)
+
+
+async def _is_forgotten(board: Blackboard, ref: Ref) -> bool:
+    head = await board.log.head(ref)
+    return head is not None and head.gone == "forgotten"
+
+
+async def _orders(board: Blackboard) -> int:
+    """The sequence of the newest record of forgetting."""
+    message = await board.log.reads.last(f"claim.{board.name}.forget.steward.*")
+    return 0 if message is None else message.sequence
 
 
 async def test_views_and_watchers_drop_it_at_once(alice: Blackboard, steward: Steward):

@@ -1,5 +1,7 @@
 """Whatever is killed in the middle of forgetting: it is completed afterwards, and counted right."""
 
+from datetime import datetime
+
 import anyio
 import pytest
 
@@ -14,7 +16,16 @@ from tests.waiting import wait_until
 
 SECRET = "planted-3a55"  # noqa: S105 - a word to look for
 CHAINS, DEPTH = 60, 5
-POINTS = ["ordered", "begun", "written down", "covered", "half covered", "deleting", "emptied"]
+POINTS = [
+    "ordered",
+    "begun",
+    "written down",
+    "covered",
+    "half covered",
+    "deleting",
+    "projecting",
+    "emptied",
+]
 
 
 async def plant(board: Blackboard) -> list[Ref]:
@@ -53,6 +64,11 @@ async def reached(board: Blackboard, order: str, refs: list[Ref], point: str) ->
         return await there(places[point])
     if point == "covered":
         return await gone(refs[0])
+    if point == "projecting":  # the bucket is away for a moment, and then another one
+        bucket = await board.session.connection.stream(f"KV_state_{board.name}")
+        receipt = await board.receipt(order)
+        asked = receipt is not None and receipt.asked
+        return bucket is None or (asked and datetime.fromisoformat(bucket.created) > asked)
     if point == "deleting":
         return await reads.at_sequence(refs[0].written or 0) is None
     receipt = await board.receipt(order)
@@ -91,6 +107,8 @@ async def check(board: Blackboard, server: Server, order: str, refs: list[Ref]) 
     for ref in (refs[0], refs[-1], refs[CHAINS * DEPTH - 1]):
         with pytest.raises(GoneError):
             await board.get(ref)
+    bucket = await board.session.connection.stream(f"KV_state_{board.name}")
+    assert bucket is not None
     subject = order_subject(board.name, "*", order)
 
     async def erased() -> bool:

@@ -233,6 +233,7 @@ class Supervisor:
             "BLACKBOARD_URL": self._running().url,
             "BLACKBOARD_DATA": str(self._directory.path),
             "BLACKBOARD_BROKER_LOG": str(self._directory.log(PROGRAM)),
+            "BLACKBOARD_STORE": str(self._directory.path / "jetstream"),
         }
         # Of whoever started the stack; a policy is put on its board by `up`.
         for name in ("BLACKBOARD_TOKEN_FILE", "BLACKBOARD_CREDENTIALS", "BLACKBOARD_RETENTION"):

@@ -69,6 +69,7 @@ class Arrivals:
         self._seen = 0
         self._doomed: dict[Ref, None] = {}
         self._begin: int | None = None
+        self._inherited = 0
         self._scope: anyio.CancelScope | None = None
         self._progress = anyio.Event()
 
@@ -101,6 +102,8 @@ class Arrivals:
             await self._tombstones.news()
         record, self._sequence = await self._log.record_at(self._subject, Position)
         self._noted = min(gone.values()) if record is None else record.revision
+        # What an earlier steward buried and did not come to order is ordered now.
+        self._inherited = max(gone.values())
         if self._begin is None:
             self._begin = self._noted
         async with background() as group:
@@ -146,6 +149,8 @@ class Arrivals:
                 ref = tombstone.ref.unpinned
                 if gone.get(ref, 0) != NOT_YET:
                     gone[ref] = max(gone.get(ref, 0), tombstone.revision)
+                if tombstone.reason == REASON and tombstone.revision <= self._inherited:
+                    self._buried[ref] = None
             return
         known = gist_of(message)
         if known is None:
@@ -180,12 +185,15 @@ class Arrivals:
             self._shown.update(dict.fromkeys(one for grave in graves for one in grave.shown))
             blobs = {blob for grave in graves for blob in grave.blobs}
             blobs -= await self._burial.named_by_others(blobs, refs)
+            # All that only the memory tells of comes before its tombstone, which takes it away.
+            if self._shown:
+                await self._order()
             chunks = await self._burial.chunks(blobs)
+            await self._burial.erase(blob_stream(self._log.board), chunks, REASON)
             # Those that moved meanwhile are looked at again.
             for ref, tombstone in (await self._burial.cover(graves, REASON)).items():
                 gone[ref] = tombstone
                 self._doomed.pop(ref, None)
-            await self._burial.erase(blob_stream(self._log.board), chunks, REASON)
             logger.debug("board %s: %d memories were %s", self._log.board, len(refs), REASON)
 
     async def _note(self) -> None:

@@ -20,11 +20,12 @@ from blackboard.jetstream import Message, Start, follow
 from blackboard.lease import Claim
 from blackboard.lineage import SELECTED, Lineage
 from blackboard.messages import OUTLIVED
-from blackboard.receipts import Order, Receipt, Signer
+from blackboard.receipts import Order, Receipt, Signer, digest
 from blackboard.session import Desk
 from blackboard.steward.account import Account, read_order
 from blackboard.steward.arrivals import Arrivals
 from blackboard.steward.burial import Burial, Grave
+from blackboard.steward.files import Files
 from blackboard.steward.replicas import Replicas
 from blackboard.steward.stores import Stores
 from blackboard.steward.tombstones import Tombstones
@@ -48,6 +49,7 @@ class Orders:
         tombstones: Know what was forgotten, and learn of more.
         arrivals: See to what comes while an order is worked off.
         replicas: Know whether servers still hold in their logs what was deleted.
+        files: Know what is left in the files of servers on this machine.
         signer: Gives what vouches for receipts; None leaves them unsigned.
     """
 
@@ -57,6 +59,7 @@ class Orders:
         tombstones: Tombstones,
         arrivals: Arrivals,
         replicas: Replicas,
+        files: Files,
         signer: Callable[[], Signer | None],
     ) -> None:
         self._log = desk.log
@@ -64,7 +67,8 @@ class Orders:
         self._arrivals = arrivals
         self._signer = signer
         self._burial = Burial(desk.log, desk.journal, tombstones.unsure)
-        self._stores = Stores(desk.log, desk.journal, self._burial, replicas)
+        self._stores = Stores(desk.log, desk.journal, self._burial, replicas, files)
+        self._dropped: set[str] = set()
         self._orders: dict[str, tuple[Order, int]] = {}
         self._open: set[str] = set()
         self._some = anyio.Event()
@@ -181,7 +185,6 @@ class Orders:
             last=last,
             removed=now,
             elsewhere=await self._stores.copies(account),
-            notes=self._stores.notes(account, info),
         )
         await self._settle(account, receipt)
 
@@ -200,6 +203,7 @@ class Orders:
         else:
             await lineage.close()
         last = 0
+        self._dropped = await self._stores.dropped() if lineage.found else set()
         while lineage.found:
             last = max(last, await self._bury(order, lineage, account))
         if last and lineage.position:
@@ -240,8 +244,13 @@ class Orders:
             [grave.ref for grave in graves],
             projected=any(grave.projected for grave in graves),
             marks=[mark for grave in graves for mark in grave.marks],
-            overrun=sum(len(grave.sequences) >= self._log.limits.history for grave in graves),
+            overrun=sum(self._is_overrun(grave) for grave in graves),
         )
+
+    def _is_overrun(self, grave: Grave) -> bool:
+        """Whether the broker may have dropped revisions of a memory by itself."""
+        kept = self._log.limits.history
+        return len(grave.sequences) >= kept or digest(str(grave.ref)) in self._dropped
 
     async def _look_again(self, number: str) -> bool:
         """See whether the stores of a receipt are clean by now."""

@@ -24,8 +24,10 @@ from blackboard.retention import read_retention
 from blackboard.roster import Roster
 from blackboard.service import ALL, RETRY_S, keep_boards, take_desk
 from blackboard.settings import Settings
+from blackboard.steward.aging import Aging
 from blackboard.steward.arrivals import Arrivals
 from blackboard.steward.chunks import CHUNK_AGE, Chunks
+from blackboard.steward.files import Files
 from blackboard.steward.orders import Orders
 from blackboard.steward.quotas import keep_quotas
 from blackboard.steward.replicas import Replicas
@@ -68,8 +70,14 @@ async def serve(
     async def keep(board: str) -> None:
         async with take_desk(connection, settings, board, AGENT) as desk:
             roster = Roster(connection, board)
+            aging = Aging(desk.log, desk.journal, now=clock.now)
             tombstones = Tombstones(
-                desk.log, desk.journal, grace=grace, now=clock.now, reaches=roster.reaches
+                desk.log,
+                desk.journal,
+                grace=grace,
+                now=clock.now,
+                reaches=roster.reaches,
+                observe=aging.see,
             )
             chunks = Chunks(desk.log, desk.journal, age=chunk_age, now=clock.now)
             retaining = Retaining(desk, now=clock.now, look_s=look_s)
@@ -84,6 +92,7 @@ async def serve(
                     tombstones,
                     arrivals,
                     Replicas(settings.monitors),
+                    Files(desk.log, settings.stores),
                     partial(_signer, settings),
                 )
                 group.start_soon(_again, board, tombstones.watch)
@@ -91,6 +100,7 @@ async def serve(
                 group.start_soon(_again, board, orders.work)
                 group.start_soon(_again, board, arrivals.run)
                 group.start_soon(_again, board, retaining.run)
+                group.start_soon(_again, board, aging.run)
                 group.start_soon(_tend, board, tombstones, chunks)
 
     async with anyio.create_task_group() as group:

@@ -28,6 +28,7 @@ from blackboard.receipts import Copy, Receipt, Store
 from blackboard.records import Cause, DeadLetter, HandlerRecord, IndexRecord, Retry, SpanBatch
 from blackboard.steward.account import Account
 from blackboard.steward.burial import Burial
+from blackboard.steward.files import Files
 from blackboard.steward.replicas import Replicas
 from blackboard.subjects import (
     FORGET,
@@ -44,6 +45,12 @@ MAYBE = (
     "the broker died while it deleted these, and may not have come to their bytes; look with "
     "`blackboard forget verify --files`: they go when the broker writes that file anew"
 )
+DROPPED = "revisions dropped before"
+OVERRUN = (
+    "of the memories had more revisions than the board keeps, and the broker dropped those without "
+    "overwriting them: they are in its files until it writes those anew"
+)
+SEE = "name the servers' JetStream directories to a steward on their machine: BLACKBOARD_STORE=DIR"
 OVERWRITTEN = "deleted and overwritten on the one server that holds it"
 
 
@@ -55,13 +62,17 @@ class Stores:
         journal: Notes each deletion.
         burial: Deletes.
         replicas: Know the servers' logs.
+        files: Know the servers' files, where they are on this machine.
     """
 
-    def __init__(self, log: Log, journal: Journal, burial: Burial, replicas: Replicas) -> None:
+    def __init__(
+        self, log: Log, journal: Journal, burial: Burial, replicas: Replicas, files: Files
+    ) -> None:
         self._log = log
         self._journal = journal
         self._burial = burial
         self._replicas = replicas
+        self._files = files
 
     async def remove(self, account: Account) -> None:
         """Remove all that is left of what an account lists; again and again with the same effect.
@@ -183,17 +194,12 @@ class Stores:
                 if message is not None and message.subject.split(".")[4].startswith(kind):
                     yield message
 
-    def notes(self, account: Account, info: StreamInfo) -> tuple[str, ...]:
-        """What a reader of the receipt has to know."""
-        kept = int(info.config.get("max_msgs_per_subject", -1))
-        if not account.overrun:
-            return ()
-        text = (
-            f"{account.overrun} of the memories had as many revisions as the board keeps ({kept}): "
-            "older ones were dropped by the broker before, without being overwritten, and lie in "
-            "its files until it writes those anew"
-        )
-        return (text,)
+    async def dropped(self) -> set[str]:
+        """Digests of the memories of which the broker dropped revisions, as far as was noted."""
+        return {
+            message.subject.rsplit(".", 1)[-1].removeprefix("d-")
+            async for message in self._forgetting("d-")
+        }
 
     async def state(self, account: Account, receipt: Receipt) -> list[Store]:
         """The stores with what was removed, and whether they are clean by now.
@@ -204,19 +210,40 @@ class Stores:
         board = self._log.board
         found = account.stores()
         await self._replicas.look(now())
-        stores = [await self._judged(store, receipt.removed or now()) for store in found]
+        if account.overrun:
+            found.append(Store(name=self._log.stream, what=DROPPED))
+        stores = [await self._judged(store, account, receipt.removed or now()) for store in found]
         if account.projected:
             name = f"KV_{state_bucket(board)}"
             anew = Store(name=name, what="values", clean=True, how="made anew")
             stores.append(anew)
         return [*stores, *await self._indexes(receipt)]
 
-    async def _judged(self, store: Store, removed: datetime) -> Store:
+    async def _judged(self, store: Store, account: Account, removed: datetime) -> Store:
         info = await self._log.connection.stream(store.name)
-        clean, how = store.what != UNSURE, OVERWRITTEN if store.what != UNSURE else MAYBE
+        clean, how = True, OVERWRITTEN
+        if store.what in (UNSURE, DROPPED):
+            clean, how = await self._looked(store, account, info)
         if clean and info is not None and int(info.config.get("num_replicas", 1)) > 1:
             clean, how = self._replicas.verdict(info, removed)
         return msgspec.structs.replace(store, clean=clean, how=how)
+
+    async def _looked(
+        self, store: Store, account: Account, info: StreamInfo | None
+    ) -> tuple[bool, str]:
+        """Whether what the broker does not know any more is out of its files, where they are seen.
+
+        Only memories can be told there, by their subjects.
+        """
+        how = MAYBE if store.what == UNSURE else f"{account.overrun} {OVERRUN}"
+        revisions = account.removed[self._log.stream, "memories"]
+        told = store.what == DROPPED or account.removed[store.name, store.what] <= revisions
+        if info is None or store.name != self._log.stream or not told:
+            return False, how
+        clean = await self._files.are_clean(info, account)
+        if clean is None:
+            return False, f"{how}; {SEE}"
+        return clean, "no revision of them was found in its files" if clean else how
 
     async def _indexes(self, receipt: Receipt) -> list[Store]:
         """What the services that hold indexes say of them."""

@@ -63,6 +63,7 @@ class Tombstones:
             which the tombstone itself is gone.
         now: The time, to be held against the broker's stamps.
         reaches: Whether a tombstone takes away what lies under a label.
+        observe: Is shown each message's headers, as they are read anyway.
 
     Attributes:
         deleted: Revisions deleted so far.
@@ -82,9 +83,11 @@ class Tombstones:
         grace: timedelta,
         now: Callable[[], datetime],
         reaches: Callable[[Memory, str], bool] = lambda _tombstone, _access: True,
+        observe: Callable[[Message], None] = lambda _revision: None,
     ) -> None:
         check_grace(grace)
         self._reaches = reaches
+        self._observe = observe
         self._log = log
         self._journal = journal
         self._grace = grace
@@ -158,6 +161,8 @@ class Tombstones:
             if tombstone is not None:
                 self._learn(tombstone)
                 await self._consider(tombstone)
+        else:
+            self._observe(message)
         self._position = message.sequence
 
     def _learn(self, tombstone: Memory) -> None:
