@@ -483,14 +483,14 @@ async def test_the_service_tends_boards_that_come_and_go(alice: Blackboard, run:
         ref = await alice.put("notes", "quick")
         await bury(alice, ref)
         await gone_from(alice, written(ref))
-        assert anyio.current_time() - start < 1
+        assert anyio.current_time() - start < 3
 
         noted = await wait_for_events(alice, 2)
         assert {(e.act, e.agent) for e in noted} == {("delete", "steward")}
         start = anyio.current_time()
         steward.send_signal(signal.SIGTERM)
         assert await anyio.to_thread.run_sync(steward.wait) == 0
-        assert anyio.current_time() - start < 1
+        assert anyio.current_time() - start < 3
 
 
 async def wait_for_events(board: Blackboard, count: int) -> list[AuditEvent]:
