@@ -14,7 +14,7 @@ from datetime import datetime
 
 import anyio
 
-from blackboard.envelope import EXPECTED, is_personal
+from blackboard.envelope import EXPECTED, OVERWRITE_S, is_personal
 from blackboard.errors import BlackboardError, ConflictError, InvalidError, UnavailableError
 from blackboard.jetstream import Message
 from blackboard.journal import Journal
@@ -64,15 +64,23 @@ class Aging:
         if "Bb-Gone" in headers:
             return
         if "Bb-Expires" in headers:
-            self._see_end(headers["Bb-Expires"], message.sequence)
+            self._see_end(message)
         if headers.get(EXPECTED, "0") != "0":
             self._see_revision(message.subject)
 
-    def _see_end(self, text: str, sequence: int) -> None:
+    def _see_end(self, message: Message) -> None:
+        """Take up when a revision is to be overwritten: not before its time, and as late as can be.
+
+        What a retention policy ends stays at the broker for longer, because the steward removes
+        that together with its large content, and counts it; here comes what was left over.
+        """
+        sequence = message.sequence
         try:
-            end = datetime.fromisoformat(text).timestamp()
+            end = datetime.fromisoformat(message.headers["Bb-Expires"]).timestamp()
+            dropped = message.stored.timestamp() + int(message.headers.get("Nats-TTL", "0"))
         except (ValueError, OverflowError):
             return  # no reader takes it for a memory
+        end = max(end, dropped - OVERWRITE_S)
         heapq.heappush(self._expiring, (end, sequence))
         if self._expiring[0][1] == sequence:
             self._some.set()
