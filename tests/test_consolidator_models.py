@@ -265,15 +265,16 @@ async def test_what_changes_before_the_sources_are_retired_stays(
     mine = await put(board)
     revised = next(iter(mine))
     await current(board, board.log.reached)
-    desk = board.session.desk(board.name, "consolidator")
-    one = Consolidator(desk, AT_ONCE, lease_s=1.0)
-    async with anyio.create_task_group() as group:
-        # The first look at the index passes; then it takes nothing in until it goes on.
-        group.start_soon(one.once)
-        await wait_until(lambda: one.outcome.summaries, "a summary is put", 20)
-        recall.signal(signal.SIGSTOP)
-        await board.revise(revised, "Something else.")
-        recall.signal(signal.SIGCONT)
+    with thinking() as (url, model):
+        async with asking(board, url) as one, anyio.create_task_group() as group:
+            group.start_soon(one.once)
+            # The first look at the index has passed; then it takes nothing in until it goes on.
+            await wait_until(model.asked.is_set, "the model was asked")
+            recall.signal(signal.SIGSTOP)
+            model.go.set()
+            await wait_until(lambda: one.outcome.summaries, "a summary is put", 20)
+            await board.revise(revised, "Something else.")
+            recall.signal(signal.SIGCONT)
 
     found = await heads(board)
     assert found[revised.unpinned].gone is None

@@ -211,8 +211,9 @@ class Ledger:
                 return
 
     async def _load(self) -> None:
-        head, sequence = await self._chain.head()
+        # First the receipt: if another steward writes just now, one read later is ahead of the head.
         receipt = self._signer.last()
+        head, sequence = await self._chain.head()
         known: set[str] = set()
 
         def take(record: Record) -> None:
