@@ -211,7 +211,7 @@ class Ledger:
                 return
 
     async def _load(self) -> None:
-        # First the receipt: if another steward writes just now, one read later is ahead of the head.
+        # The receipt first: one read later may be ahead of the head, if another steward writes.
         receipt = self._signer.last()
         head, sequence = await self._chain.head()
         known: set[str] = set()
